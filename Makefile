@@ -1,0 +1,66 @@
+# Every target sets up what it needs. Installing takes Python 3.11 to 3.13 and a package index, nothing else;
+# uv is used where it is there because it is faster.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+UV := $(shell command -v uv 2>/dev/null)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup index app test lint format lock clean
+
+help: ## list the targets
+	@grep -hE '^[a-z][a-z-]*:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 26
+
+setup: $(VENV)/.installed ## make the environment in .venv from the committed lock
+
+index: $(VENV)/.installed ## index the pictures of a folder: make index DIR=~/Pictures
+	@test -n "$(DIR)" || { echo 'Which folder? Say: make index DIR=~/Pictures' >&2; exit 2; }
+	@$(BIN)/imago index $(if $(MODEL),--model "$(MODEL)") -- "$(DIR)"
+
+app: $(VENV)/.installed ## open the browser app
+	@$(BIN)/imago app
+
+test: $(VENV)/.installed-dev ## run all tests
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.installed-dev ## check style, types and who imports whom
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/.installed-dev ## rewrite the code in the project's style
+	$(BIN)/ruff check --fix-only .
+	$(BIN)/ruff format .
+
+lock: ## renew the locks from pyproject.toml (needs uv)
+	@command -v uv >/dev/null || { echo 'make lock needs uv: pip install uv' >&2; exit 2; }
+	uv pip compile pyproject.toml --group build --output-file requirements.lock $(LOCK_OPTIONS)
+	uv pip compile pyproject.toml --group build --group dev --constraint requirements.lock \
+		--output-file requirements-dev.lock $(LOCK_OPTIONS)
+
+LOCK_OPTIONS = --universal --python-version 3.11 --generate-hashes --no-annotate --upgrade --quiet \
+	--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock"
+
+clean: ## remove the environment and the tools' caches
+	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The two stamps: what people need to run Imago, and what developers need besides.
+define install
+	@test -x $(BIN)/python || $(PYTHON) -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info < (3, 14) else \
+		"Imago needs Python 3.11, 3.12 or 3.13; this is " + sys.version.split()[0] + ". Say: make PYTHON=python3.12 ...")'
+	@echo 'Setting up $(VENV) (once, a few minutes) ...' >&2
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(if $(UV),VIRTUAL_ENV=$(VENV) $(UV) pip,$(BIN)/python -m pip --disable-pip-version-check) install --quiet --require-hashes -r $(1)
+	@$(if $(UV),VIRTUAL_ENV=$(VENV) $(UV) pip,$(BIN)/python -m pip --disable-pip-version-check) install --quiet --no-deps --no-build-isolation --editable .
+endef
+
+$(VENV)/.installed: requirements.lock pyproject.toml
+	$(call install,requirements.lock)
+	@touch $@
+
+$(VENV)/.installed-dev: requirements-dev.lock $(VENV)/.installed
+	$(call install,requirements-dev.lock)
+	@touch $@

@@ -1,0 +1,1 @@
+"""What does this text or image mean, as a vector? Towers, checkpoints, preprocessing, tokenising, `Encoder`."""

@@ -1,0 +1,1 @@
+"""Which images answer this query? Reads libraries, never writes them."""
