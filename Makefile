@@ -14,9 +14,10 @@ help: ## list the targets
 
 setup: $(VENV)/.installed ## make the environment in .venv from the committed lock
 
+# Variables given to make reach recipes through the environment: $$DIR is safe with spaces and quotes.
 index: $(VENV)/.installed ## index the pictures of a folder: make index DIR=~/Pictures
-	@test -n "$(DIR)" || { echo 'Which folder? Say: make index DIR=~/Pictures' >&2; exit 2; }
-	@$(BIN)/imago index $(if $(MODEL),--model "$(MODEL)") -- "$(DIR)"
+	@test -n "$$DIR" || { echo 'Which folder? Say: make index DIR=~/Pictures' >&2; exit 2; }
+	@$(BIN)/imago index $(if $(MODEL),--model "$$MODEL") -- "$$DIR"
 
 app: $(VENV)/.installed ## open the browser app
 	@$(BIN)/imago app
@@ -37,7 +38,7 @@ format: $(VENV)/.installed-dev ## rewrite the code in the project's style
 lock: ## renew the locks from pyproject.toml (needs uv)
 	@command -v uv >/dev/null || { echo 'make lock needs uv: pip install uv' >&2; exit 2; }
 	uv pip compile pyproject.toml --group build --output-file requirements.lock $(LOCK_OPTIONS)
-	uv pip compile pyproject.toml --group build --group dev --constraint requirements.lock \
+	uv pip compile pyproject.toml --all-extras --group build --group dev --constraint requirements.lock \
 		--output-file requirements-dev.lock $(LOCK_OPTIONS)
 
 LOCK_OPTIONS = --universal --python-version 3.11 --generate-hashes --no-annotate --upgrade --quiet \
