@@ -1,1 +1,66 @@
-"""What does this text or image mean, as a vector? Towers, checkpoints, preprocessing, tokenising, `Encoder`."""
+"""What does this text or image mean, as a vector? Towers, checkpoints, preprocessing, tokenising, `Encoder`.
+
+Importing this package costs nothing: each name is fetched from its module when it is first used, because JAX
+takes seconds to import and much of what the package holds does without.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from model.clip import CLIPConfig as CLIPConfig
+    from model.clip import CLIPModel as CLIPModel
+    from model.clip import CLIPTextConfig as CLIPTextConfig
+    from model.clip import CLIPTextModel as CLIPTextModel
+    from model.clip import CLIPTextModelWithProjection as CLIPTextModelWithProjection
+    from model.clip import CLIPVisionConfig as CLIPVisionConfig
+    from model.clip import CLIPVisionModel as CLIPVisionModel
+    from model.clip import CLIPVisionModelWithProjection as CLIPVisionModelWithProjection
+    from model.errors import CheckpointError as CheckpointError
+    from model.errors import ConfigurationError as ConfigurationError
+    from model.errors import ModelError as ModelError
+    from model.errors import ModelInputError as ModelInputError
+    from model.errors import ModelNotFoundError as ModelNotFoundError
+    from model.errors import UnsupportedCheckpointError as UnsupportedCheckpointError
+
+# Where each public name lives.
+_HOMES = {
+    "model.clip": (
+        "CLIPConfig",
+        "CLIPModel",
+        "CLIPTextConfig",
+        "CLIPTextModel",
+        "CLIPTextModelWithProjection",
+        "CLIPVisionConfig",
+        "CLIPVisionModel",
+        "CLIPVisionModelWithProjection",
+    ),
+    "model.encoder": ("Encoder",),
+    "model.errors": (
+        "CheckpointError",
+        "ConfigurationError",
+        "ModelError",
+        "ModelInputError",
+        "ModelNotFoundError",
+        "UnsupportedCheckpointError",
+    ),
+    "model.identity": ("ModelIdentity",),
+    "model.preprocess": ("ImagePreprocessor",),
+    "model.registry": ("locate", "resolve_default"),
+}
+
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = sorted(_HOME_OF)  # noqa: PLE0605 (the list is the table's)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(_HOME_OF[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOME_OF})
