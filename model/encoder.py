@@ -1,0 +1,379 @@
+"""Texts and pictures in, unit vectors out: the one class that the rest of the program asks.
+
+Loading is lazy in steps: `Encoder.load` reads a few small files; a tower is read when it is first asked
+something, each alone; JAX is imported with the first tower. Inputs are padded to a few fixed shapes, so
+that a tower is compiled a few times and never again: what was compiled is kept on disk and found at the
+next start.
+"""
+
+from __future__ import annotations
+
+import importlib
+import threading
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+
+from model import cache
+from model.errors import CheckpointError, ConfigurationError, ModelInputError
+from model.families import describe, without_labels
+from model.identity import PREPROCESSING_VERSION, ModelIdentity, fingerprint_of_settings
+from model.registry import find_model
+from model.tokenizer import TextTokenizer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
+
+    import jax
+    import numpy.typing as npt
+    from PIL import Image
+
+    from model.families import CheckpointDescription, TowerClass
+    from model.preprocess import ImagePreprocessor
+    from model.registry import LocatedModel
+
+    Tower = Callable[..., npt.NDArray[np.float32]]
+
+PRECISIONS = ("float32", "bfloat16", "float16")
+
+# Texts of a causal tower need not be padded to the end: nothing looks back from there. Few lengths, few
+# programs.
+_SHORT_TEXT_LENGTHS = (16, 32)
+_TEXTS_PER_BATCH = 32
+
+# On a CPU small batches stay in its cache and beat large ones; a GPU wants to be filled.
+_IMAGES_PER_BATCH_CPU = 16
+_IMAGES_PER_BATCH_GPU = 256
+
+
+class Encoder:
+    """Turns texts and pictures into unit vectors that can be compared with each other.
+
+    Safe to use from several threads at once.
+    """
+
+    def __init__(
+        self, located: LocatedModel, description: CheckpointDescription, *, precision: str | None
+    ) -> None:
+        """See `load`, which is the way to make one."""
+        if precision is not None and precision not in PRECISIONS:
+            raise ConfigurationError(
+                f"There is no precision {precision!r}; known are {', '.join(PRECISIONS)}."
+            )
+        self._located = located
+        self._description = description
+        self._asked_precision = precision
+        self._lock = threading.Lock()
+        self._text_tower: Tower | None = None
+        self._vision_tower: Tower | None = None
+
+    @classmethod
+    def load(cls, name: str | Path, *, precision: str | None = None) -> Self:
+        """Makes an encoder. Cheap: reads the configuration, not the weights.
+
+        Args:
+            name: An alias (`starter`, `clip`, ...), a local folder, or a hub id.
+            precision: In which numbers the products are computed: "float32", "bfloat16" or "float16". None
+                leaves it to the machine: bfloat16 where the processor has instructions for it that are
+                faster, else float32. Texts are always computed in float32, a query being too short to gain
+                anything. Vectors of the same picture in bfloat16 and float32 have a cosine of at least
+                0.9999, so a library may mix them.
+
+        Raises:
+            ModelNotFoundError: If there is no such model, or it cannot be fetched.
+            CheckpointError: If its files are missing or damaged.
+            UnsupportedCheckpointError: If it is of an architecture or format that is not read here.
+            ConfigurationError: If its settings, or `precision`, are unknown or contradict each other.
+        """
+        located = find_model(name)
+        return cls(located, describe(located.folder), precision=precision)
+
+    @property
+    def dimension(self) -> int:
+        """Length of one vector."""
+        return self._description.dimension
+
+    @property
+    def preprocessor(self) -> ImagePreprocessor:
+        """Makes the pixels that `encode_pixels` takes; needs no JAX and can be sent to worker processes."""
+        return self._description.preprocessor
+
+    @cached_property
+    def identity(self) -> ModelIdentity:
+        """What to store beside vectors, to know later whether others may be compared with them."""
+        folder = self._description.folder
+        settings = {
+            "version": PREPROCESSING_VERSION,
+            "image": self.preprocessor.to_dict(),
+            "configuration": without_labels(dict(self._description.settings)),
+            "tokenizer": {name: cache.cached_fingerprint(folder / name) for name in _tokenizer_files(folder)},
+            "cleaning": self._description.cleaning,
+        }
+        return ModelIdentity(
+            name=self._located.name,
+            revision=self._located.revision,
+            weights_fingerprint=_weights_fingerprint(folder),
+            preprocessing_fingerprint=fingerprint_of_settings(settings),
+            dimension=self.dimension,
+        )
+
+    @cached_property
+    def batch_size(self) -> int:
+        """How many pictures at a time this machine encodes fastest; imports JAX."""
+        return _IMAGES_PER_BATCH_CPU if _backend() == "cpu" else _IMAGES_PER_BATCH_GPU
+
+    @cached_property
+    def precision(self) -> str:
+        """In which numbers the vision tower multiplies; imports JAX if that was left to the machine."""
+        return self._asked_precision or _best_precision()
+
+    @cached_property
+    def tokenizer(self) -> TextTokenizer:
+        """The checkpoint's tokenizer.
+
+        Raises:
+            CheckpointError: If the checkpoint has none, or it is damaged.
+        """
+        description = self._description
+        return TextTokenizer.from_pretrained(
+            description.folder,
+            max_length=description.text_length,
+            pad_id=description.pad_id,
+            cleaning=description.cleaning,
+        )
+
+    def encode_texts(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
+        """Encodes texts; what is longer than the tower's positions is cut.
+
+        Args:
+            texts: Any number of them, none included; an empty text is one, too.
+
+        Returns:
+            float32 (len(texts), dimension), each row of length 1, in the order of the texts.
+
+        Raises:
+            ModelInputError: If an item is no string.
+            CheckpointError: If the files of the text tower are missing or damaged.
+        """
+        ids = self.tokenizer.ids(texts)
+        vectors = np.empty((len(ids), self.dimension), dtype=np.float32)
+        if not ids:
+            return vectors
+        self._check_ids(ids)
+        tower = self._get_text_tower()
+        by_length: dict[int, list[int]] = {}
+        for row, tokens in enumerate(ids):
+            by_length.setdefault(self._padded_length(len(tokens)), []).append(row)
+        for length, rows in by_length.items():
+            for some in _batches(rows, _TEXTS_PER_BATCH):
+                batch = self.tokenizer.pad([ids[row] for row in some], length=length)
+                padded = _padded_rows(len(some), _TEXTS_PER_BATCH)
+                mask = _with_rows(batch.attention_mask, padded)
+                vectors[some] = tower(_with_rows(batch.input_ids, padded), mask)[: len(some)]
+        return _checked(vectors)
+
+    def encode_images(self, images: Sequence[Image.Image]) -> npt.NDArray[np.float32]:
+        """Encodes pictures of any size and mode.
+
+        Args:
+            images: Any number of Pillow images, none included.
+
+        Returns:
+            float32 (len(images), dimension), each row of length 1, in the order of the images.
+
+        Raises:
+            ModelInputError: If an item is no image or has no pixels.
+            OSError: If a lazily opened file turns out to be damaged.
+            CheckpointError: If the files of the vision tower are missing or damaged.
+        """
+        vectors = np.empty((len(images), self.dimension), dtype=np.float32)
+        for some in _batches(range(len(images)), self.batch_size if images else 1):
+            pixels = np.stack([self.preprocessor(images[row]) for row in some])
+            vectors[some[0] : some[-1] + 1] = self.encode_pixels(pixels)
+        return vectors
+
+    def encode_pixels(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        """Encodes pictures that `preprocessor` prepared.
+
+        Args:
+            pixels: uint8 (batch, height, width, 3).
+
+        Returns:
+            float32 (batch, dimension), each row of length 1.
+
+        Raises:
+            ModelInputError: If the shape or dtype is another.
+            CheckpointError: If the files of the vision tower are missing or damaged.
+        """
+        expected = (self.preprocessor.input_height_pixels, self.preprocessor.input_width_pixels, 3)
+        if not isinstance(pixels, np.ndarray) or pixels.dtype != np.uint8 or pixels.shape[1:] != expected:
+            came = (
+                f"{pixels.dtype} {pixels.shape}" if isinstance(pixels, np.ndarray) else type(pixels).__name__
+            )
+            raise ModelInputError(
+                f"Expected uint8 pixels of shape (batch, {expected[0]}, {expected[1]}, 3), got {came}."
+            )
+        vectors = np.empty((len(pixels), self.dimension), dtype=np.float32)
+        if not len(pixels):
+            return vectors
+        tower = self._get_vision_tower()
+        for some in _batches(range(len(pixels)), self.batch_size):
+            piece = pixels[some[0] : some[-1] + 1]
+            padded = _padded_rows(len(some), self.batch_size)
+            vectors[some[0] : some[-1] + 1] = tower(_with_rows(piece, padded))[: len(some)]
+        return _checked(vectors)
+
+    def _padded_length(self, tokens: int) -> int:
+        # At least one place stays for padding unless the text fills the tower: a checkpoint whose pooling
+        # picks a padding # token (there are some) then picks the same one as with padding to the end.
+        full = self.tokenizer.max_length
+        if not self._description.pads_to_full_length:
+            for length in _SHORT_TEXT_LENGTHS:
+                if tokens < length < full:
+                    return length
+        return full
+
+    def _check_ids(self, ids: list[list[int]]) -> None:
+        largest = max(max(row, default=0) for row in ids)
+        if largest >= self._description.vocabulary_size:
+            raise CheckpointError(
+                f"The tokenizer gives the id {largest}, but the text tower knows only "
+                f"{self._description.vocabulary_size}: "
+                f"the files in {self._description.folder} do not belong together. Take all of them from "
+                f"one place."
+            )
+
+    def _get_text_tower(self) -> Tower:
+        with self._lock:
+            if self._text_tower is None:
+                self._text_tower = _load_text_tower(self._description)
+            return self._text_tower
+
+    def _get_vision_tower(self) -> Tower:
+        with self._lock:
+            if self._vision_tower is None:
+                self._vision_tower = _load_vision_tower(self._description, self.precision)
+            return self._vision_tower
+
+
+def _load_text_tower(description: CheckpointDescription) -> Tower:
+    def run(model: Any, input_ids: jax.Array, attention_mask: jax.Array) -> jax.Array:
+        output = model(input_ids, attention_mask) if description.reads_attention_mask else model(input_ids)
+        features: jax.Array = getattr(output, description.text_tower.output)
+        return features
+
+    return _compile_tower(description, description.text_tower, "float32", run)
+
+
+def _load_vision_tower(description: CheckpointDescription, precision: str) -> Tower:
+    # One product and one sum per value, folded from the table's two ends in double precision.
+    table = description.preprocessor.normalization_table.astype(np.float64)
+    scale = ((table[255] - table[0]) / 255).astype(np.float32).reshape(1, 1, 1, 3)
+    offset = table[0].astype(np.float32).reshape(1, 1, 1, 3)
+
+    def run(model: Any, pixels: jax.Array) -> jax.Array:
+        values = pixels.astype(np.float32) * scale + offset
+        features: jax.Array = getattr(model(values.transpose(0, 3, 1, 2)), description.vision_tower.output)
+        return features
+
+    return _compile_tower(description, description.vision_tower, precision, run)
+
+
+def _compile_tower(
+    description: CheckpointDescription, tower: TowerClass, precision: str, run: Callable[..., jax.Array]
+) -> Tower:
+    """Reads a tower and makes it a function from arrays to unit vectors, compiled once for each shape."""
+    cache.keep_compiled_code()
+    import jax
+    import jax.numpy as jnp
+    from flax import nnx
+
+    model = getattr(importlib.import_module(tower.module), tower.name).from_pretrained(
+        description.folder, dtype=jnp.dtype(precision)
+    )
+    structure, state = nnx.split(model)
+    parameters, tree = jax.tree.flatten(state)
+
+    @jax.jit
+    def compiled(parameters: list[jax.Array], *inputs: jax.Array) -> jax.Array:
+        features = run(nnx.merge(structure, jax.tree.unflatten(tree, parameters)), *inputs).astype(
+            jnp.float32
+        )
+        length = jnp.linalg.norm(features, axis=-1, keepdims=True)
+        return features / jnp.maximum(length, np.finfo(np.float32).tiny)
+
+    return lambda *inputs: np.asarray(compiled(parameters, *inputs))
+
+
+def _backend() -> str:
+    import jax
+
+    return jax.default_backend()
+
+
+def _best_precision() -> str:
+    """Returns bfloat16 where matrix instructions make it faster, float32 elsewhere.
+
+    An AMX unit multiplies bfloat16 at a multiple of float32's speed. AVX-512's bfloat16 products are not
+    used by XLA, so a processor that has only those is faster in float32.
+    """
+    if _backend() != "cpu":
+        return "bfloat16"
+    try:
+        with open("/proc/cpuinfo", encoding="ascii", errors="replace") as file:  # noqa: PTH123
+            flags = next((line for line in file if line.startswith("flags")), "")
+    except OSError:
+        flags = ""
+    return "bfloat16" if "amx_bf16" in flags.split() else "float32"
+
+
+def _weights_fingerprint(folder: Path) -> str:
+    names = sorted(path.name for path in weight_files(folder))
+    prints = [cache.cached_fingerprint(folder / name) for name in names]
+    return prints[0] if len(prints) == 1 else fingerprint_of_settings(dict(zip(names, prints, strict=True)))
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """Returns the files that hold a checkpoint's weights, those that would be read.
+
+    Raises:
+        CheckpointError: If there are none.
+    """
+    shards = sorted(folder.glob("model-*-of-*.safetensors"))
+    for names in (["model.safetensors"], [shard.name for shard in shards], ["flax_model.msgpack"]):
+        if names and all((folder / name).is_file() for name in names):
+            return [folder / name for name in names]
+    raise CheckpointError(f"{folder} holds no weights that are read here. Fetch the checkpoint again.")
+
+
+def _tokenizer_files(folder: Path) -> list[str]:
+    whole = ["tokenizer.json"] if (folder / "tokenizer.json").is_file() else []
+    older = ["vocab.json", "merges.txt", "vocab.txt", "spiece.model", "sentencepiece.bpe.model"]
+    return whole or [name for name in older if (folder / name).is_file()]
+
+
+def _batches(rows: Sequence[int], size: int) -> Iterator[Sequence[int]]:
+    for start in range(0, len(rows), size):
+        yield rows[start : start + size]
+
+
+def _padded_rows(count: int, full: int) -> int:
+    return 1 if count == 1 else full
+
+
+def _with_rows(array: npt.NDArray[Any], rows: int) -> npt.NDArray[Any]:
+    """Fills a batch up by repeating its first row, which is as good as any and never strange."""
+    missing = rows - len(array)
+    return array if missing <= 0 else np.concatenate([array, np.repeat(array[:1], missing, axis=0)])
+
+
+def _checked(vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    if not np.isfinite(vectors).all():
+        raise CheckpointError(
+            "The model gave vectors that are not numbers: its weights are damaged, or too large for the "
+            "precision chosen. "
+            "Fetch it again, or choose float32."
+        )
+    return vectors

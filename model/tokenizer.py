@@ -1,0 +1,278 @@
+"""From text to the ids a text tower reads.
+
+The vocabulary and its rules come from the checkpoint's `tokenizer.json`, run by the `tokenizers` library
+alone: importing Transformers would cost seconds. Only where that file is missing does Transformers build
+the same tokenizer from older files.
+
+What is done to a text, in this order: lone surrogates are replaced, very long texts are cut, the
+checkpoint's cleaning is applied (`TextCleaning`), the tokenizer runs, and the ids are cut to the tower's
+length such that the closing token stays.
+"""
+
+from __future__ import annotations
+
+import html
+import json
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from model.errors import CheckpointError, ConfigurationError, ModelInputError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy.typing as npt
+    from tokenizers import Tokenizer
+
+# No tower reads more than a few hundred tokens. Tokenising a whole book to keep its first line would hold
+# up a query.
+_LONGEST_TEXT_CHARACTERS = 65_536
+
+# Up to this many texts are tokenised one by one: the library's threads, once started, complain when a
+# process forks.
+_FEW_TEXTS = 8
+
+_VOCABULARY_FILES = ("vocab.json", "vocab.txt", "spiece.model", "tokenizer.model", "sentencepiece.bpe.model")
+
+
+class TextCleaning(StrEnum):
+    """What happens to a text before the tokenizer sees it. The tower was trained with one of these."""
+
+    NONE = "none"
+    """Nothing: Transformers' way."""
+
+    LOWER = "lower"
+    """Lower case: SigLIP 2."""
+
+    WEB = "web"
+    """OpenAI's and OpenCLIP's way: mend mojibake, resolve HTML entities, trim white space, lower case."""
+
+
+@dataclass(frozen=True)
+class TokenBatch:
+    """Texts as a text tower reads them.
+
+    Attributes:
+        input_ids: int32 (batch, tokens), padded at the end.
+        attention_mask: int32 (batch, tokens), 1 for a token and 0 for padding.
+    """
+
+    input_ids: npt.NDArray[np.int32]
+    attention_mask: npt.NDArray[np.int32]
+
+
+class TextTokenizer:
+    """A checkpoint's tokenizer with its length, padding and cleaning.
+
+    Args:
+        tokenizer: The `tokenizers` object; its own truncation and padding are switched off.
+        max_length: The most tokens a text may have, opening and closing token included.
+        pad_id: The id to fill up with.
+        cleaning: What happens to a text first.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        *,
+        max_length: int,
+        pad_id: int,
+        cleaning: TextCleaning = TextCleaning.NONE,
+    ) -> None:
+        special = tokenizer.num_special_tokens_to_add(is_pair=False)
+        if max_length <= special:
+            raise ConfigurationError(
+                f"A text tower of {max_length} positions is too short for a tokenizer that adds {special} "
+                f"tokens."
+            )
+        tokenizer.no_padding()
+        tokenizer.enable_truncation(max_length)
+        self._tokenizer = tokenizer
+        self.max_length = max_length
+        self.pad_id = pad_id
+        self.cleaning = cleaning
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        folder: str | Path,
+        *,
+        max_length: int,
+        pad_id: int | None = None,
+        cleaning: TextCleaning = TextCleaning.NONE,
+    ) -> TextTokenizer:
+        """Reads the tokenizer of a checkpoint.
+
+        Args:
+            folder: Holds `tokenizer.json` or the older files that Transformers reads.
+            max_length: The tower's number of positions; a smaller `model_max_length` of the checkpoint
+                goes before it.
+            pad_id: The id to fill up with; None takes the one of the checkpoint.
+            cleaning: What happens to a text first.
+
+        Raises:
+            CheckpointError: If there is no tokenizer, or it cannot be read.
+        """
+        folder = Path(folder)
+        settings = read_tokenizer_settings(folder)
+        tokenizer = load_tokenizer(folder)
+        limit = settings.get("model_max_length")
+        # Transformers writes an enormous number where there is no limit.
+        if isinstance(limit, (int, float)) and not isinstance(limit, bool) and 0 < limit < max_length:
+            max_length = int(limit)
+        return cls(
+            tokenizer,
+            max_length=max_length,
+            pad_id=_pad_id(tokenizer, settings) if pad_id is None else pad_id,
+            cleaning=cleaning,
+        )
+
+    @property
+    def vocabulary_size(self) -> int:
+        """Number of ids, added tokens included."""
+        return int(self._tokenizer.get_vocab_size(with_added_tokens=True))
+
+    def ids(self, texts: Sequence[str]) -> list[list[int]]:
+        """Returns each text's ids, cut to `max_length` and not padded.
+
+        Raises:
+            ModelInputError: If `texts` is a single string, or one of its items is no string.
+        """
+        if isinstance(texts, (str, bytes)):
+            raise ModelInputError(
+                f"Expected a list of texts, got a single {type(texts).__name__}: put it in a list."
+            )
+        cleaned = [self._clean(text, row) for row, text in enumerate(texts)]
+        if len(cleaned) <= _FEW_TEXTS:
+            return [self._tokenizer.encode(text).ids for text in cleaned]
+        return [encoding.ids for encoding in self._tokenizer.encode_batch(cleaned)]
+
+    def __call__(self, texts: Sequence[str], *, length: int | None = None) -> TokenBatch:
+        """Returns the texts' ids, padded to one length.
+
+        Args:
+            texts: Any number of texts, none included.
+            length: The length to pad to; None for the longest text's.
+
+        Raises:
+            ModelInputError: As `ids`, or if a text has more tokens than `length`.
+        """
+        return self.pad(self.ids(texts), length=length)
+
+    def pad(self, ids: Sequence[Sequence[int]], *, length: int | None = None) -> TokenBatch:
+        """Pads lists of ids at their end; as `__call__` otherwise."""
+        longest = max((len(row) for row in ids), default=0)
+        if length is None:
+            length = longest
+        elif longest > length:
+            raise ModelInputError(f"A text has {longest} tokens, which do not fit into {length}.")
+        input_ids = np.full((len(ids), length), self.pad_id, dtype=np.int32)
+        attention_mask = np.zeros((len(ids), length), dtype=np.int32)
+        for row, values in enumerate(ids):
+            input_ids[row, : len(values)] = values
+            attention_mask[row, : len(values)] = 1
+        return TokenBatch(input_ids, attention_mask)
+
+    def _clean(self, text: str, row: int) -> str:
+        if not isinstance(text, str):
+            raise ModelInputError(f"Text {row} is no text but a {type(text).__name__}: {text!r:.80}.")
+        text = text[:_LONGEST_TEXT_CHARACTERS]
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError:
+            # Halves of surrogate pairs come from broken file names and JSON; two halves side by side are
+            # mended.
+            text = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+        return clean_text(text, self.cleaning)
+
+
+def clean_text(text: str, cleaning: TextCleaning) -> str:
+    """Returns the text as the tower was trained to see it."""
+    if cleaning is TextCleaning.WEB:
+        import ftfy
+
+        text = html.unescape(html.unescape(ftfy.fix_text(text)))
+        return " ".join(text.split()).lower()
+    if cleaning is TextCleaning.LOWER:
+        return text.lower()
+    return text
+
+
+def load_tokenizer(folder: Path) -> Tokenizer:
+    """Reads `tokenizer.json`, or has Transformers build the tokenizer from older files.
+
+    Raises:
+        CheckpointError: If there is no tokenizer, or it cannot be read.
+    """
+    from tokenizers import Tokenizer
+
+    path = folder / "tokenizer.json"
+    if path.is_file():
+        try:
+            return Tokenizer.from_file(str(path))
+        except Exception as error:  # the library raises bare Exception for anything wrong with the file
+            raise CheckpointError(
+                f"{path} cannot be read as a tokenizer ({error}). It may be a half-finished download: "
+                f"fetch it again."
+            ) from error
+    if not any((folder / name).is_file() for name in _VOCABULARY_FILES):
+        raise CheckpointError(
+            f"{folder} has no tokenizer.json, so texts cannot be encoded. Take the file from where the "
+            f"checkpoint came from."
+        )
+    return _load_through_transformers(folder)
+
+
+def _load_through_transformers(folder: Path) -> Tokenizer:
+    from transformers import AutoTokenizer
+
+    try:
+        backend = AutoTokenizer.from_pretrained(str(folder), local_files_only=True).backend_tokenizer
+    except Exception as error:  # Transformers raises whatever its parts raise
+        raise CheckpointError(
+            f"{folder} has no tokenizer.json, and Transformers cannot build a tokenizer from its other files "
+            f"({type(error).__name__}: {error}). Save it once with save_pretrained of a fast tokenizer."
+        ) from error
+    copy: Tokenizer = type(backend).from_str(backend.to_str())  # ours to change
+    return copy
+
+
+def read_tokenizer_settings(folder: Path) -> dict[str, Any]:
+    """Returns what `tokenizer_config.json` and `special_tokens_map.json` say; {} if neither is there.
+
+    Where they differ the former counts.
+
+    Raises:
+        CheckpointError: If one of them is not a JSON object.
+    """
+    settings: dict[str, Any] = {}
+    for name in ("special_tokens_map.json", "tokenizer_config.json"):
+        path = folder / name
+        if not path.is_file():
+            continue
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise CheckpointError(
+                f"{path} cannot be read as JSON ({error}). Fetch the checkpoint again."
+            ) from error
+        if not isinstance(content, dict):
+            raise CheckpointError(f"{path} holds no JSON object. Fetch the checkpoint again.")
+        settings |= content
+    return settings
+
+
+def _pad_id(tokenizer: Tokenizer, settings: dict[str, Any]) -> int:
+    token = settings.get("pad_token")
+    if isinstance(token, dict):
+        token = token.get("content")
+    if token is None:
+        return 0  # what every tokenizer without a padding token of its own is padded with
+    found = tokenizer.token_to_id(str(token))
+    if found is None:
+        raise CheckpointError(f"The padding token {token!r} is not in the vocabulary of tokenizer.json.")
+    return int(found)
