@@ -1,0 +1,135 @@
+"""The other end of `indexer.decode_pool`: a process that decodes one file after another until its input ends.
+
+Started as a program of its own, not through `multiprocessing`, so that it never imports the caller's main
+module (a user's script without a guard, a notebook, Streamlit) and holds nothing but Pillow and NumPy.
+Requests come pickled from the parent; answers go back as JSON and raw pixels, because what hostile files
+can reach must not be unpickled by the parent.
+
+A frame is: its length (8 bytes, big endian), the length of its JSON (4 bytes), the JSON, the pixels.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import signal
+import struct
+import sys
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from indexer.decode import (
+    ChangedWhileReadError,
+    DecodeLimits,
+    Preprocessor,
+    RefusedError,
+    SkipError,
+    decode,
+    read_file,
+)
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+LENGTH = struct.Struct(">Q")
+JSON_LENGTH = struct.Struct(">I")
+
+
+def main() -> None:
+    """Answers requests from standard input on standard output."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
+    requests = sys.stdin.buffer
+    # Libraries that print must not end up between the frames.
+    answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb", buffering=0)
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    preprocessor, limits = pickle.loads(_read_frame(requests) or b"")  # noqa: S301  (from our own parent)
+    _send(answers, {"ready": True}, None)
+    while (frame := _read_frame(requests)) is not None:
+        task, path, known_hashes = pickle.loads(frame)  # noqa: S301
+        _arm_timer(limits.time_limit_seconds)
+        answer, pixels = handle(path, known_hashes, preprocessor, limits)
+        _arm_timer(0)
+        answer["task"] = task
+        _send(answers, answer, pixels)
+
+
+def handle(
+    path: str,
+    known_hashes: bool,
+    preprocessor: Preprocessor,
+    limits: DecodeLimits,
+) -> tuple[dict[str, Any], NDArray[np.uint8] | None]:
+    """Reads and decodes one file; every failure becomes an answer.
+
+    Args:
+        path: Absolute path.
+        known_hashes: True to hash the file only, because it is probably known.
+        preprocessor: Makes the tower's pixels.
+        limits: What the file may cost.
+
+    Returns:
+        The answer (`status` is `image`, `hash`, `skipped`, `failed` or `changed`) and the pixels of an image.
+    """
+    answer: dict[str, Any] = {}
+    try:
+        file = read_file(path, limits)
+        answer |= {
+            "hash": file.content_hash.hex(),
+            "format": file.format,
+            "size_bytes": file.size_bytes,
+            "modified_ns": file.modified_ns,
+            "inode": file.inode,
+        }
+        if known_hashes:
+            return {**answer, "status": "hash"}, None
+        pixels, metadata = decode(file, preprocessor, limits)
+    except SkipError as error:
+        return {**answer, "status": "skipped", "reason": str(error)}, None
+    except ChangedWhileReadError as error:
+        return {**answer, "status": "changed", "reason": str(error)}, None
+    except RefusedError as error:
+        return {**answer, "status": "failed", "reason": str(error)}, None
+    except FileNotFoundError:
+        return {**answer, "status": "vanished", "reason": "the file went away while it was to be read"}, None
+    except PermissionError:
+        return {**answer, "status": "failed", "reason": "no permission to read the file"}, None
+    except MemoryError:
+        return {**answer, "status": "failed", "reason": "the image needs more memory than there is"}, None
+    except OSError as error:
+        reason = error.strerror or str(error)
+        return {**answer, "status": "failed", "reason": f"the file cannot be read: {reason}"}, None
+    return {**answer, "status": "image", "metadata": vars(metadata), "shape": pixels.shape}, pixels
+
+
+def _arm_timer(seconds: float) -> None:
+    """Lets the kernel kill this process when time is up, even inside a decoder that never returns.
+
+    The parent watches the clock as well; this also ends a worker whose parent is gone.
+    """
+    if hasattr(signal, "setitimer"):
+        signal.setitimer(signal.ITIMER_REAL, seconds)
+
+
+def _read_frame(stream: BinaryIO) -> bytes | None:
+    head = stream.read(LENGTH.size)
+    if len(head) < LENGTH.size:
+        return None
+    (length,) = LENGTH.unpack(head)
+    body = stream.read(length)
+    return body if len(body) == length else None
+
+
+def _send(stream: BinaryIO, answer: dict[str, Any], pixels: NDArray[np.uint8] | None) -> None:
+    text = json.dumps(answer).encode()
+    raw = b"" if pixels is None else pixels.tobytes()
+    frame = JSON_LENGTH.pack(len(text)) + text + raw
+    view = memoryview(LENGTH.pack(len(frame)) + frame)
+    with suppress(BrokenPipeError):
+        while view:
+            view = view[stream.write(view) :]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,64 @@
+"""Paths between three worlds: the file system (any bytes), the catalog (SQLite) and the eyes of people."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+CATALOG_NAME = "catalog.db"
+VECTORS_NAME = "vectors.faiss"
+LOCK_NAME = "writer.lock"
+THUMBNAILS_NAME = "thumbnails"
+
+
+def default_library_path() -> Path:
+    """The library that is meant when none is named: `IMAGO_LIBRARY`, else one in the user's data folder."""
+    named = os.environ.get("IMAGO_LIBRARY")
+    if named:
+        return Path(named).expanduser()
+    import platformdirs
+
+    return Path(platformdirs.user_data_dir("imago", appauthor=False)) / "library"
+
+
+def to_catalog(path: str) -> str | bytes:
+    """A path as SQLite keeps it: TEXT where it is Unicode, else the very bytes as BLOB."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return os.fsencode(path)
+    return path
+
+
+def from_catalog(stored: str | bytes) -> str:
+    """The path that `to_catalog` was given."""
+    return stored if isinstance(stored, str) else os.fsdecode(stored)
+
+
+def display_path(path: Path | str) -> str:
+    """A path that may be printed anywhere: no undecodable bytes, no line breaks, no escape sequences."""
+    text = os.fsencode(path).decode(errors="backslashreplace") if os.name != "nt" else str(path)
+    if text.isprintable():
+        return text
+    return "".join(
+        character
+        if character.isprintable()
+        else character.encode("unicode_escape", "backslashreplace").decode()
+        for character in text
+    )
+
+
+def relative_to_root(path: str, root: str) -> str | None:
+    """The part of `path` below `root` with `/` between its parts; "" for the root itself, None if outside."""
+    if path == root:
+        return ""
+    prefix = root if root.endswith(os.sep) else root + os.sep
+    if not path.startswith(prefix):
+        return None
+    relative = path[len(prefix) :]
+    return relative if os.sep == "/" else relative.replace(os.sep, "/")
+
+
+def join_root(root: str, relative: str) -> str:
+    """The absolute path of a file that the catalog names by its root and the path below it."""
+    return os.path.join(root, relative if os.sep == "/" else relative.replace("/", os.sep))  # noqa: PTH118

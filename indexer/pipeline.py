@@ -1,0 +1,877 @@
+"""Brings a library up to date with its folders: scan, compare, decode, embed, commit; the last three at once.
+
+Three parties work side by side: processes decode (`indexer.decode_pool`), one thread runs the tower, and
+the main thread compares, decides and commits. Whoever is slowest sets the pace; the others wait, with
+little in hand, so memory does not depend on the number of images.
+
+Everything that a commit holds is complete: an image, its vector and the file that holds it are written in
+the same transaction. Killing the process therefore loses at most what was done since the last commit
+(`_COMMIT_SECONDS`), and the next run finds it missing and does it again.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import threading
+import time
+from collections import defaultdict, deque
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from indexer.catalog import Catalog, KnownFile, KnownRoot, disk_full, is_full, translated
+from indexer.decode import DecodeLimits, Metadata, Preprocessor, decode, read_file
+from indexer.decode_pool import Decoded, DecodePool, available_cores
+from indexer.errors import (
+    LibraryNotWritableError,
+    ModelMismatchError,
+    NothingToIndexError,
+)
+from indexer.lock import writer_lock
+from indexer.paths import (
+    CATALOG_NAME,
+    THUMBNAILS_NAME,
+    VECTORS_NAME,
+    display_path,
+    join_root,
+    relative_to_root,
+)
+from indexer.records import FileFailure, IndexProgress, IndexSummary
+from indexer.scan import FoundFile, Scan, scan_folder
+from indexer.vector_index import (
+    VectorFileError,
+    VectorFileInfo,
+    needs_rebuild,
+    read_info,
+    verify,
+    write_vector_file,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from numpy.typing import NDArray
+
+    from indexer.catalog import StoredModel
+    from model.identity import ModelIdentity
+
+_COMMIT_SECONDS = 2.0  # with a batch that waits to fill up, what a kill can cost stays below five seconds
+_PARTIAL_BATCH_SECONDS = 2.0
+_PROGRESS_SECONDS = 0.1
+_SPEED_WINDOW_SECONDS = 10.0
+_BATCHES_AHEAD = 2  # for the tower: one in work, one waiting
+_RACY_NS = 2_000_000_000  # the coarsest clock of a file system (FAT): two seconds
+# Vectors of images that are gone are kept so long: a disk that was away, a folder moved in two steps, a
+# trash emptied too early cost no second embedding. Like the trash of most photo programs; `imago forget`
+# does it at once.
+KEEP_GONE_DAYS = 30
+
+
+class ImageEncoder(Protocol):
+    """What indexing needs of a model; `model.Encoder` is one."""
+
+    @property
+    def identity(self) -> ModelIdentity:
+        """Names the model."""
+
+    @property
+    def preprocessor(self) -> Preprocessor:
+        """Makes the tower's pixels; picklable."""
+
+    @property
+    def batch_size(self) -> int:
+        """Images that one call of the tower likes to take."""
+
+    def encode_pixels(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Embeds uint8 (n, height, width, 3): float32 (n, dimension) of unit norm."""
+
+
+@dataclass(frozen=True)
+class _Scope:
+    """A part of a root that this run looks at."""
+
+    root: KnownRoot
+    prefix: str  # below the root; "" for all of it
+
+    @property
+    def folder(self) -> str:
+        return join_root(self.root.path, self.prefix) if self.prefix else self.root.path
+
+
+@dataclass(eq=False)
+class _Task:
+    """A file that is new or changed."""
+
+    root: KnownRoot
+    path: str
+    stat: tuple[int, int, int]
+    known: KnownFile | None
+    hash_only: bool
+    answer: Decoded | None = None
+    read_ns: int = 0
+
+    @property
+    def absolute(self) -> str:
+        return join_root(self.root.path, self.path)
+
+    @property
+    def content(self) -> tuple[bytes, int]:
+        assert self.answer is not None  # noqa: S101
+        return bytes.fromhex(self.answer.fields["hash"]), int(self.answer.fields["size_bytes"])
+
+
+@dataclass
+class _Counts:
+    done: int = 0
+    total: int = 0
+    scanned: int = 0
+    indexed: int = 0
+    embedded: int = 0
+    unchanged: int = 0
+    moved: int = 0
+    restored: int = 0
+    removed: int = 0
+    skipped: int = 0
+    failed: list[FileFailure] = field(default_factory=list)
+
+
+def index_folders(
+    library_path: Path | str,
+    folders: Sequence[Path | str],
+    encoder: ImageEncoder,
+    *,
+    progress: Callable[[IndexProgress], None] | None = None,
+    should_stop: Callable[[], bool] | None = None,
+    limits: DecodeLimits | None = None,
+    workers: int | None = None,
+    retry_failed: bool = False,
+) -> IndexSummary:
+    """Brings a library up to date with folders; makes it where there is none.
+
+    Args:
+        library_path: The library's folder.
+        folders: What to look at. Folders that are new to the library are added to it; none means all that
+        it knows.
+        encoder: Makes the vectors.
+        progress: Called a few times a second, in this thread.
+        should_stop: Asked a few times a second; once it says True, what is done is committed and the run
+        ends.
+        limits: What one file may cost.
+        workers: Decoding processes; the number of cores if None.
+        retry_failed: Tries files again that failed before and have not changed.
+
+    Returns:
+        How it went. Ctrl-C during the run ends it like `should_stop`: `interrupted` is True.
+
+    Raises:
+        NothingToIndexError: No folder is there and readable, or none holds an image.
+        ModelMismatchError: The library was made with another model.
+        LibraryLockedError: Another process writes it.
+        LibraryDamagedError: Its catalog cannot be read.
+        LibraryTooNewError: It was made by a newer version.
+        LibraryNotWritableError: It cannot be written.
+        DiskFullError: No room; what was committed is safe.
+    """
+    started = time.monotonic()
+    library = Path(library_path).expanduser().absolute()
+    given = [os.path.realpath(Path(folder).expanduser()) for folder in folders]
+    _refuse_impossible_folders(library, given)
+    with ExitStack() as stack:
+        _make_private_folder(library)
+        stack.enter_context(writer_lock(library))
+        catalog = stack.enter_context(Catalog.open(library))
+        run = _Run(
+            library,
+            catalog,
+            encoder,
+            progress=progress,
+            should_stop=should_stop,
+            limits=limits or DecodeLimits(),
+            workers=workers or available_cores(),
+            retry_failed=retry_failed,
+        )
+        with translated(library):
+            return run.index(given, started)
+
+
+def read_pixels(
+    path: Path | str, preprocessor: Preprocessor, limits: DecodeLimits | None = None
+) -> NDArray[np.uint8]:
+    """Decodes a file exactly as indexing does, so that a picture used as a query gets the vector of its twin.
+
+    Args:
+        path: An image file.
+        preprocessor: The encoder's.
+        limits: What the file may cost.
+
+    Returns:
+        uint8 (height, width, 3), for `Encoder.encode_pixels`.
+
+    Raises:
+        SkipError: The file is no image.
+        RefusedError: The image cannot be used; the text says why.
+        OSError: The file cannot be read.
+    """
+    limits = limits or DecodeLimits()
+    return decode(read_file(os.fspath(path), limits), preprocessor, limits)[0]
+
+
+class _Run:
+    def __init__(
+        self,
+        library: Path,
+        catalog: Catalog,
+        encoder: ImageEncoder,
+        *,
+        progress: Callable[[IndexProgress], None] | None,
+        should_stop: Callable[[], bool] | None,
+        limits: DecodeLimits,
+        workers: int,
+        retry_failed: bool,
+    ) -> None:
+        self.library = library
+        self.catalog = catalog
+        self.encoder = encoder
+        self.limits = limits
+        self.workers = workers
+        self.retry_failed = retry_failed
+        self.counts = _Counts()
+        self.notices: list[str] = []
+        self.offline: list[Path] = []
+        self.unreadable: list[FileFailure] = []
+        self.is_interrupted = False
+        self._progress = progress
+        self._should_stop = should_stop
+        self._last_progress = 0.0
+        self._speed: deque[tuple[float, int]] = deque()
+        # Rows of files that the scan did not find, by their image: where a moved file came from.
+        self._vanished: dict[int, list[int]] = defaultdict(list)
+        self._vanished_rows: dict[int, bool] = {}
+        self._uncommitted: list[tuple[_Task, NDArray[np.float32] | None]] = []
+        self._last_commit = time.monotonic()
+        self._base_info: VectorFileInfo | None = None
+
+    # the run from above
+
+    def index(self, folders: list[str], started: float) -> IndexSummary:
+        self.model = self._agree_on_model()
+        scopes = self._agree_on_scopes(folders)
+        self._check_vector_file()
+        tasks: list[_Task] = []
+        scanned: list[_Scope] = []
+        try:
+            scanned.extend(scope for scope in scopes if self._compare(scope, tasks))
+            self._guess_moves(tasks)
+            self.counts.total = len(tasks)
+            if not self.is_interrupted and tasks:
+                self._work(tasks)
+        except KeyboardInterrupt:
+            self.is_interrupted = True
+        self._commit()
+        if not self.is_interrupted:
+            self._report("finishing", force=True)
+            self._finish(scanned)
+        self._renew_vector_file()
+        self._report("finishing", force=True)
+        counts = self.counts
+        if (
+            not self.is_interrupted
+            and not self.offline
+            and not any(
+                (
+                    counts.indexed,
+                    counts.unchanged,
+                    counts.moved,
+                    counts.restored,
+                    counts.removed,
+                    counts.failed,
+                )
+            )
+        ):
+            raise NothingToIndexError(self._say_nothing_found(scopes))
+        return IndexSummary(
+            library_path=self.library,
+            indexed=counts.indexed,
+            embedded=counts.embedded,
+            unchanged=counts.unchanged,
+            moved=counts.moved,
+            restored=counts.restored,
+            removed=counts.removed,
+            skipped=counts.skipped,
+            failed=counts.failed,
+            offline_roots=self.offline,
+            unreadable_folders=self.unreadable,
+            notices=self.notices,
+            interrupted=self.is_interrupted,
+            seconds=time.monotonic() - started,
+        )
+
+    def _say_nothing_found(self, scopes: list[_Scope]) -> str:
+        places = ", ".join(display_path(scope.folder) for scope in scopes)
+        if self.unreadable:
+            first = self.unreadable[0]
+            return (
+                f"Nothing to index: {display_path(first.path)} cannot be read ({first.reason})."
+                " Check its permissions."
+            )
+        seen = f" ({self.counts.skipped} other files)" if self.counts.skipped else ""
+        return (
+            f"Nothing to index: no image in {places}{seen}."
+            " Imago reads JPEG, PNG, WebP, GIF, TIFF, BMP, HEIC and AVIF."
+        )
+
+    def _agree_on_model(self) -> StoredModel:
+        active = self.catalog.model("active")
+        if active is None:
+            with self.catalog.transaction():
+                return self.catalog.add_model(self.encoder.identity, "active")
+        if not active.identity.is_same_model(self.encoder.identity):
+            raise ModelMismatchError(self.library, active.identity, self.encoder.identity)
+        return active
+
+    def _agree_on_scopes(self, folders: list[str]) -> list[_Scope]:
+        """Turns folders into parts of roots: none twice, none inside another, new ones added."""
+        roots = self.catalog.roots()
+        if not folders:
+            if not roots:
+                raise NothingToIndexError("The library has no folders yet. Name one: `imago index FOLDER`.")
+            return [_Scope(root, "") for root in roots]
+        scopes: list[_Scope] = []
+        chosen: list[str] = []
+        # Shorter paths first: whatever lies inside one that is chosen already is done with it.
+        for folder in sorted(set(folders), key=len):
+            if any(relative_to_root(folder, other) is not None for other in chosen):
+                continue
+            home = next((root for root in roots if relative_to_root(folder, root.path) is not None), None)
+            if home is not None:
+                chosen.append(folder)
+                scopes.append(_Scope(home, relative_to_root(folder, home.path) or ""))
+                continue
+            if not os.path.isdir(folder):  # noqa: PTH112
+                self.notices.append(f"There is no folder {display_path(folder)}; it was left out.")
+                continue
+            chosen.append(folder)
+            with self.catalog.transaction():
+                new = self.catalog.add_root(folder)
+                for inner in roots:
+                    prefix = relative_to_root(inner.path, folder)
+                    if prefix is not None:
+                        self.catalog.merge_root(inner, new, prefix)
+            roots = self.catalog.roots()
+            scopes.append(_Scope(new, ""))
+        return scopes
+
+    # scan and compare
+
+    def _compare(self, scope: _Scope, tasks: list[_Task]) -> bool:
+        """Scans a part of a root and sorts its files into unchanged, to do, and vanished.
+
+        Returns:
+            Whether the folder was there and seen to its end.
+        """
+        folder = scope.folder
+        if self._is_offline(scope):
+            self.offline.append(Path(folder))
+            with self.catalog.transaction():
+                self.catalog.mark_root(scope.root.id, is_online=False)
+            return False
+        before = self.counts.scanned
+
+        def on_folder(files: int) -> None:
+            self.counts.scanned = before + files
+            self._report("scanning")
+
+        own = {os.path.realpath(self.library / THUMBNAILS_NAME)}
+        if os.path.realpath(self.library) != folder:
+            own.add(os.path.realpath(self.library))
+        scan = scan_folder(folder, skip=own, on_folder=on_folder, should_stop=self._is_stopping)
+        self.counts.scanned = before + len(scan.files)
+        prefix = f"{scope.prefix}/" if scope.prefix else ""
+        known = self.catalog.files_of(scope.root.id)
+        if scan.is_empty and known and self._is_unused_mount_point(scope):
+            self.offline.append(Path(folder))
+            with self.catalog.transaction():
+                self.catalog.mark_root(scope.root.id, is_online=False)
+            return False
+        self.unreadable.extend(
+            FileFailure(Path(join_root(folder, relative)), reason) for relative, reason in scan.unreadable
+        )
+        if scan.stopped:
+            self.is_interrupted = True
+            return False
+        with self.catalog.transaction():
+            self.catalog.mark_root(scope.root.id, is_online=True, device=_device(scope.root.path))
+        tasks.extend(self._sort_files(scope.root, prefix, scan, known))
+        self._note_vanished(prefix, scan, known)
+        return True
+
+    def _is_offline(self, scope: _Scope) -> bool:
+        return not os.path.isdir(scope.folder)  # noqa: PTH112
+
+    def _is_unused_mount_point(self, scope: _Scope) -> bool:
+        """An empty folder on another device than the root was on: its disk is not mounted now."""
+        return scope.root.device is not None and scope.root.device != _device(scope.folder)
+
+    def _sort_files(
+        self, root: KnownRoot, prefix: str, scan: Scan, known: dict[str, KnownFile]
+    ) -> list[_Task]:
+        """Removes from `known` what the scan found; returns what is to be read."""
+        counts = self.counts
+        tasks = []
+        found: FoundFile
+        for found in scan.files:
+            path = prefix + found.path
+            row = known.pop(path, None)
+            if row is None:
+                tasks.append(
+                    _Task(root, path, (found.size_bytes, found.modified_ns, found.inode), None, False)
+                )
+                continue
+            is_same = row.size_bytes == found.size_bytes and row.modified_ns == found.modified_ns
+            if is_same and row.status == "skipped":
+                counts.skipped += 1
+            elif is_same and row.status == "failed" and not self.retry_failed:
+                counts.failed.append(
+                    FileFailure(Path(join_root(root.path, path)), row.reason or "", is_new=False)
+                )
+            elif (
+                is_same
+                and row.status == "indexed"
+                and row.inode == _signed(found.inode)
+                and not _is_racy(row)
+            ):
+                counts.unchanged += 1
+            else:
+                # Same size and time, but another inode, or written so shortly before it was read that a
+                # later change may carry the same time: the content decides, and usually it is the same.
+                hash_only = is_same and row.status == "indexed"
+                tasks.append(
+                    _Task(root, path, (found.size_bytes, found.modified_ns, found.inode), row, hash_only)
+                )
+        return tasks
+
+    def _note_vanished(self, prefix: str, scan: Scan, known: dict[str, KnownFile]) -> None:
+        """Notes what is left in `known`: gone, unless it lies where nobody could look."""
+        hidden = tuple(f"{prefix}{relative}/" if relative else prefix for relative, _ in scan.unreadable)
+        exact = {prefix + relative for relative, _ in scan.unreadable}
+        for path, row in known.items():
+            if not path.startswith(prefix) or path in exact or (hidden and path.startswith(hidden)):
+                continue
+            self._vanished_rows[row.id] = row.status == "indexed"
+            if row.image_id is not None:
+                self._vanished[row.image_id].append(row.id)
+
+    def _guess_moves(self, tasks: list[_Task]) -> None:
+        """Has files hashed before they are decoded that are as large and as old as one that vanished."""
+        if self._vanished_rows:
+            stats = self.catalog.stats_of(self._vanished_rows)
+            for task in tasks:
+                if task.known is None and task.stat[:2] in stats:
+                    task.hash_only = True
+
+    # decode, embed, commit
+
+    def _work(self, tasks: list[_Task]) -> None:
+        wake = threading.Event()
+        with ExitStack() as stack:
+            pool = stack.enter_context(
+                DecodePool(
+                    self.encoder.preprocessor,
+                    self.limits,
+                    min(self.workers, len(tasks)),
+                    on_answer=wake.set,
+                )
+            )
+            tower = stack.enter_context(_Tower(self.encoder, wake))
+            self._last_commit = time.monotonic()
+            self._loop(tasks, pool, tower, wake)
+
+    def _loop(self, tasks: list[_Task], pool: DecodePool, tower: _Tower, wake: threading.Event) -> None:
+        batch_size = self.encoder.batch_size
+        following = 0
+        again: deque[int] = deque()  # hashed and found to be new: to be decoded after all
+        ready: list[_Task] = []
+        ready_since = 0.0
+        # Contents on their way through the tower: a copy that turns up meanwhile waits for the same vector.
+        in_flight: dict[tuple[bytes, int], list[_Task]] = {}
+        while True:
+            if self._is_stopping():
+                self.is_interrupted = True
+            elif len(ready) < 2 * batch_size:
+                for _ in range(pool.room(len(tasks) - following)):
+                    if again:
+                        number = again.popleft()
+                        pool.submit(number, tasks[number].absolute)
+                    elif following < len(tasks):
+                        task = tasks[following]
+                        pool.submit(following, task.absolute, hash_only=task.hash_only)
+                        following += 1
+                    else:
+                        break
+            for answer in pool.collect(0):
+                task = tasks[answer.task]
+                if self._take(task, answer, in_flight):
+                    ready_since = ready_since if ready else time.monotonic()
+                    ready.append(task)
+                elif answer.status == "hash" and task.answer is None:
+                    task.hash_only = False
+                    again.append(answer.task)
+            for batch, vectors in tower.collect():
+                self._take_vectors(batch, vectors, in_flight)
+            now = time.monotonic()
+            is_drained = following == len(tasks) and not again and pool.open_tasks == 0
+            while ready and tower.has_room:
+                is_due = len(ready) >= batch_size or is_drained or now - ready_since > _PARTIAL_BATCH_SECONDS
+                if not is_due:
+                    break
+                tower.submit(ready[:batch_size])
+                del ready[:batch_size]
+                ready_since = now
+            if now - self._last_commit > _COMMIT_SECONDS:
+                self._commit()
+            self._report("indexing")
+            if self.is_interrupted or (is_drained and not ready and tower.is_idle):
+                return
+            wake.wait(_PROGRESS_SECONDS)
+            wake.clear()
+
+    def _take(self, task: _Task, answer: Decoded, in_flight: dict[tuple[bytes, int], list[_Task]]) -> bool:
+        """Decides what an answer means; returns whether the task's pixels go to the tower."""
+        task.read_ns = time.time_ns()
+        if answer.status not in {"image", "hash"}:
+            task.answer = answer
+            self._settle_unusable(task, answer)
+            return False
+        fields = answer.fields
+        content = (bytes.fromhex(fields["hash"]), int(fields["size_bytes"]))
+        known = self.catalog.find_image(*content, self.model.id)
+        if (known is not None and known.has_vector) or content in in_flight:
+            task.answer = answer
+            task.stat = (fields["size_bytes"], fields["modified_ns"], fields["inode"])
+            if content in in_flight:
+                in_flight[content].append(task)
+            else:
+                self._uncommitted.append((task, None))
+            return False
+        if answer.status == "hash":
+            return False
+        task.answer = answer
+        task.stat = (fields["size_bytes"], fields["modified_ns"], fields["inode"])
+        in_flight[content] = []
+        return True
+
+    def _settle_unusable(self, task: _Task, answer: Decoded) -> None:
+        if answer.status == "skipped":
+            self.counts.skipped += 1
+        elif answer.status == "vanished":
+            self.counts.done += 1
+            if task.known is not None:
+                self._vanished_rows[task.known.id] = task.known.status == "indexed"
+            return
+        else:
+            self.counts.failed.append(FileFailure(Path(task.absolute), answer.reason or "unknown"))
+            if answer.status == "changed":
+                task.stat = (
+                    task.stat[0],
+                    -1,
+                    task.stat[2],
+                )  # no file has this time: the next run tries again
+        self.counts.done += 1
+        self._uncommitted.append((task, None))
+
+    def _take_vectors(
+        self,
+        batch: list[_Task],
+        vectors: NDArray[np.float32],
+        in_flight: dict[tuple[bytes, int], list[_Task]],
+    ) -> None:
+        valid = np.isfinite(vectors).all(axis=-1).reshape(-1)
+        for task, vector, is_valid in zip(batch, vectors, valid, strict=True):
+            copies = in_flight.pop(task.content)
+            assert task.answer is not None  # noqa: S101
+            if is_valid:
+                self._uncommitted.append((task, vector))
+                self._uncommitted.extend((copy, None) for copy in copies)
+                continue
+            for broken in (task, *copies):
+                broken.answer = Decoded(
+                    task.answer.task, "failed", "the model makes no valid vector of the image", {}, None
+                )
+                self._settle_unusable(broken, broken.answer)
+
+    def _commit(self) -> None:
+        """Writes all that is complete in one transaction."""
+        self._last_commit = time.monotonic()
+        if not self._uncommitted:
+            return
+        catalog = self.catalog
+        touched: set[int] = set()
+        linked: list[tuple[_Task, int, bool, bool]] = []
+        with catalog.transaction():
+            for task, vector in self._uncommitted:
+                answer = task.answer
+                assert answer is not None  # noqa: S101
+                if task.known is not None and task.known.image_id is not None:
+                    touched.add(task.known.image_id)
+                if answer.status not in {"image", "hash"}:
+                    status = "skipped" if answer.status == "skipped" else "failed"
+                    catalog.put_file(
+                        task.root.id,
+                        task.path,
+                        task.stat,
+                        status,
+                        reason=answer.reason or "unknown",
+                        read_ns=task.read_ns,
+                    )
+                    continue
+                content_hash, size_bytes = task.content
+                known = catalog.find_image(content_hash, size_bytes, self.model.id)
+                if known is None:
+                    metadata = Metadata(**answer.fields["metadata"])
+                    image_id = catalog.add_image(content_hash, size_bytes, answer.fields["format"], metadata)
+                else:
+                    image_id = known.id
+                if vector is not None and (known is None or not known.has_vector):
+                    catalog.add_vector(image_id, self.model.id, vector)
+                catalog.put_file(
+                    task.root.id, task.path, task.stat, "indexed", image_id=image_id, read_ns=task.read_ns
+                )
+                touched.add(image_id)
+                linked.append((task, image_id, vector is not None, known is not None and known.is_gone))
+            catalog.settle(touched)
+        self._uncommitted.clear()
+        for task, image_id, is_embedded, was_gone in linked:
+            self._count_linked(task, image_id, is_embedded=is_embedded, was_gone=was_gone)
+
+    def _count_linked(self, task: _Task, image_id: int, *, is_embedded: bool, was_gone: bool) -> None:
+        counts = self.counts
+        counts.done += 1
+        counts.embedded += is_embedded
+        if task.known is not None and task.known.image_id == image_id and not is_embedded:
+            counts.unchanged += 1
+        elif self._vanished.get(image_id):
+            row = self._vanished[image_id].pop()
+            self._vanished_rows[row] = False  # removed, but not as a loss
+            counts.moved += 1
+        elif was_gone:
+            counts.restored += 1
+        else:
+            counts.indexed += 1
+
+    # the end
+
+    def _finish(self, scanned: list[_Scope]) -> None:
+        """Takes away what has vanished, and notes the end of the run."""
+        catalog = self.catalog
+        with catalog.transaction():
+            affected = catalog.images_of(self._vanished_rows)
+            catalog.remove_files(self._vanished_rows)
+            catalog.settle(affected)
+            self.counts.removed = sum(self._vanished_rows.values())
+            for scope in scanned:
+                if not scope.prefix:
+                    catalog.mark_root(scope.root.id, is_online=True, is_scanned=True)
+            catalog.purge_gone((datetime.now(UTC) - timedelta(days=KEEP_GONE_DAYS)).isoformat())
+            moment = datetime.now(UTC).isoformat(timespec="milliseconds")
+            catalog.set_setting("last_run_at", moment)
+
+    def _check_vector_file(self) -> None:
+        """Finds out whether vectors.faiss is what the catalog says; if not, it will be made anew."""
+        path = self.library / VECTORS_NAME
+        generation = int(self.catalog.setting("generation"))
+        try:
+            info = read_info(path)
+            wrong = info.mismatch(self.catalog.setting("library_id"), self.model.id, generation)
+            if wrong is None:
+                verify(path, info)
+                self._base_info = info
+        except VectorFileError as error:
+            wrong = str(error)
+        if wrong is not None and generation:
+            self.notices.append(f"{VECTORS_NAME} was not usable: {wrong}. It was made anew from the catalog.")
+
+    def _renew_vector_file(self) -> None:
+        base = self._base_info
+        if base is not None:
+            added = self.catalog.added_since(self.model.id, base.sequence)
+            if not needs_rebuild(base.count, added, self.catalog.departed_count()):
+                return
+        sequence, count, _ = self.catalog.index_state(self.model.id)
+        generation = max(int(self.catalog.setting("generation")), base.generation if base else 0) + 1
+        info = VectorFileInfo(
+            library_id=self.catalog.setting("library_id"),
+            model_id=self.model.id,
+            generation=generation,
+            sequence=sequence,
+            dimension=self.model.identity.dimension,
+            count=count,
+        )
+        try:
+            self._base_info = write_vector_file(
+                self.library / VECTORS_NAME, info, self.catalog.present_vectors(self.model.id, info.dimension)
+            )
+        except OSError as error:
+            if is_full(error):
+                raise disk_full(self.library) from error
+            raise
+        with self.catalog.transaction():
+            self.catalog.finish_generation(generation)
+
+    # progress
+
+    def _is_stopping(self) -> bool:
+        return self.is_interrupted or (self._should_stop is not None and self._should_stop())
+
+    def _report(self, phase: str, *, force: bool = False) -> None:
+        if self._progress is None:
+            return
+        now = time.monotonic()
+        if not force and now - self._last_progress < _PROGRESS_SECONDS:
+            return
+        self._last_progress = now
+        counts = self.counts
+        waiting = len(self._uncommitted)
+        done = min(counts.done + waiting, counts.total)
+        self._speed.append((now, done))
+        while len(self._speed) > 2 and now - self._speed[0][0] > _SPEED_WINDOW_SECONDS:
+            self._speed.popleft()
+        (then, done_then) = self._speed[0]
+        speed = (done - done_then) / (now - then) if now > then else 0.0
+        left = counts.total - done
+        self._progress(
+            IndexProgress(
+                phase=phase,
+                done=done,
+                total=counts.total,
+                scanned=counts.scanned,
+                indexed=counts.indexed + counts.moved + counts.restored,
+                unchanged=counts.unchanged,
+                failed=len(counts.failed),
+                skipped=counts.skipped,
+                images_per_second=speed,
+                seconds_left=left / speed if speed > 0 else (0.0 if left == 0 else None),
+            )
+        )
+
+
+class _Tower:
+    """Runs the encoder in a thread of its own, a batch at a time."""
+
+    def __init__(self, encoder: ImageEncoder, wake: threading.Event) -> None:
+        self._encoder = encoder
+        self._wake = wake
+        self._batches: queue.SimpleQueue[list[_Task] | None] = queue.SimpleQueue()
+        self._results: queue.SimpleQueue[tuple[list[_Task], Any]] = queue.SimpleQueue()
+        self._open = 0
+        self._stop = False
+        self._thread = threading.Thread(target=self._run, name="tower", daemon=True)
+        self._thread.start()
+
+    def __enter__(self) -> _Tower:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop = True
+        self._batches.put(None)
+        self._thread.join()
+
+    @property
+    def has_room(self) -> bool:
+        return self._open < _BATCHES_AHEAD
+
+    @property
+    def is_idle(self) -> bool:
+        return self._open == 0
+
+    def submit(self, batch: list[_Task]) -> None:
+        self._open += 1
+        self._batches.put(batch)
+
+    def collect(self) -> list[tuple[list[_Task], NDArray[np.float32]]]:
+        """Batches that are done; raises what the encoder raised."""
+        done: list[tuple[list[_Task], NDArray[np.float32]]] = []
+        while True:
+            try:
+                batch, result = self._results.get_nowait()
+            except queue.Empty:
+                return done
+            self._open -= 1
+            if isinstance(result, BaseException):
+                raise result
+            done.append((batch, result))
+
+    def _run(self) -> None:
+        while (batch := self._batches.get()) is not None:
+            if self._stop:
+                return
+            result: Any
+            try:
+                result = self._encoder.encode_pixels(np.stack([_pixels(task) for task in batch]))
+            except BaseException as error:  # noqa: BLE001  (raised again in the main thread)
+                result = error
+            for task in batch:
+                _drop_pixels(task)
+            self._results.put((batch, result))
+            self._wake.set()
+
+
+def _pixels(task: _Task) -> NDArray[np.uint8]:
+    assert task.answer is not None  # noqa: S101
+    assert task.answer.pixels is not None  # noqa: S101
+    return task.answer.pixels
+
+
+def _drop_pixels(task: _Task) -> None:
+    answer = task.answer
+    assert answer is not None  # noqa: S101
+    task.answer = Decoded(answer.task, answer.status, answer.reason, answer.fields, None)
+
+
+def _is_racy(row: KnownFile) -> bool:
+    """Whether the file was written just before it was read: a later write may have left the same time."""
+    return abs(row.read_ns - row.modified_ns) < _RACY_NS
+
+
+def _signed(inode: int) -> int:
+    return inode - (1 << 64) if inode >= 1 << 63 else inode
+
+
+def _device(path: str) -> str | None:
+    try:
+        return str(os.stat(path).st_dev)  # noqa: PTH116
+    except OSError:
+        return None
+
+
+def _make_private_folder(library: Path) -> None:
+    with translated(library):
+        try:
+            library.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except FileExistsError:
+            raise LibraryNotWritableError(
+                f"{display_path(library)} is a file, not a folder for a library. Name another with"
+                f" `--library`."
+            ) from None
+
+
+def _refuse_impossible_folders(library: Path, folders: list[str]) -> None:
+    """Raises `NothingToIndexError` before anything is made, if no folder can be used."""
+    own = os.path.realpath(library)
+    for folder in folders:
+        if (library / CATALOG_NAME).exists() and relative_to_root(folder, own) not in {None, ""}:
+            raise NothingToIndexError(f"{display_path(folder)} belongs to the library itself.")
+    if (library / CATALOG_NAME).exists():
+        return
+    if folders and not any(os.path.isdir(folder) for folder in folders):  # noqa: PTH112
+        reasons = [
+            f"{display_path(folder)} is a file, not a folder"
+            if os.path.exists(folder)  # noqa: PTH110
+            else f"there is no folder {display_path(folder)}"
+            for folder in folders
+        ]
+        raise NothingToIndexError(f"Nothing to index: {'; '.join(reasons)}. Check the spelling.")

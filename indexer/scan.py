@@ -1,0 +1,162 @@
+"""What lies in a folder: a walk that reads directory entries only and opens no file.
+
+Hidden files, the folders in which systems and network drives keep their own things, and libraries of Imago
+are left out. Links are followed, after everything real, so that a real path is preferred to a linked one
+and no folder is walked twice; a loop of links therefore ends by itself.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple
+
+from indexer.paths import CATALOG_NAME, LOCK_NAME
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection
+
+SYSTEM_NAMES = frozenset(
+    (
+        "#recycle",
+        "#snapshot",
+        "$recycle.bin",
+        "@eadir",
+        "@recently-snapshot",
+        "@recycle",
+        "__macosx",
+        "desktop.ini",
+        "lost+found",
+        "system volume information",
+        "thumbs.db",
+    )
+)
+_HIDDEN_ON_WINDOWS = stat.FILE_ATTRIBUTE_HIDDEN | stat.FILE_ATTRIBUTE_SYSTEM
+_HIDDEN_ON_MACOS = stat.UF_HIDDEN
+
+
+class FoundFile(NamedTuple):
+    """A regular file below the scanned folder.
+
+    Attributes:
+        path: Path below the folder, `/` between its parts.
+        size_bytes: Size.
+        modified_ns: Time of the last change, nanoseconds since 1970.
+        inode: Number of the file on its disk, 0 where there is none.
+    """
+
+    path: str
+    size_bytes: int
+    modified_ns: int
+    inode: int
+
+
+@dataclass
+class Scan:
+    """What a walk found.
+
+    Attributes:
+        files: All regular files, in the order met.
+        unreadable: Folders that could not be listed: path below the scanned folder and the reason. What the
+            catalog knows below them must be kept, because nobody could see whether it is still there.
+        is_empty: True if the folder itself holds no entry at all, as an unused mount point does.
+        stopped: True if the walk was stopped before its end.
+    """
+
+    files: list[FoundFile] = field(default_factory=list)
+    unreadable: list[tuple[str, str]] = field(default_factory=list)
+    is_empty: bool = True
+    stopped: bool = False
+
+
+def scan_folder(
+    folder: str,
+    *,
+    skip: Collection[str] = (),
+    on_folder: Callable[[int], None] | None = None,
+    should_stop: Callable[[], bool] | None = None,
+) -> Scan:
+    """Walks `folder`.
+
+    Args:
+        folder: An absolute path of a folder, links resolved.
+        skip: Absolute paths of folders that are left out.
+        on_folder: Called after each folder with the number of files found so far.
+        should_stop: Asked before each folder.
+    """
+    result = Scan()
+    files = result.files
+    visited: set[tuple[int, int]] = set()
+    linked: list[tuple[str, str]] = []
+    waiting: list[tuple[str, str]] = [(folder, "")]
+    while waiting or linked:
+        if should_stop is not None and should_stop():
+            result.stopped = True
+            break
+        if not waiting:
+            path, relative = linked.pop(0)
+            try:
+                target = os.stat(path)  # noqa: PTH116  (strings are faster, and may hold any bytes)
+            except OSError:
+                continue  # a link to nowhere
+            if stat.S_ISDIR(target.st_mode):
+                waiting.append((path, relative))
+            elif stat.S_ISREG(target.st_mode):
+                files.append(FoundFile(relative, target.st_size, target.st_mtime_ns, target.st_ino))
+            continue
+        path, relative = waiting.pop()
+        try:
+            itself = os.stat(path)  # noqa: PTH116
+            key = (itself.st_dev, itself.st_ino)
+            if key in visited and itself.st_ino:
+                continue
+            visited.add(key)
+            with os.scandir(path) as entries:
+                listing = list(entries)
+        except OSError as error:
+            result.unreadable.append((relative, error.strerror or str(error)))
+            continue
+        if listing and not relative:
+            result.is_empty = False
+        if relative and _is_library(listing):
+            continue
+        prefix = f"{relative}/" if relative else ""
+        folders = []
+        for entry in listing:
+            name = entry.name
+            if name[0] == "." or name.lower() in SYSTEM_NAMES:
+                continue
+            try:
+                if entry.is_symlink():
+                    linked.append((entry.path, prefix + name))
+                elif entry.is_file(follow_symlinks=False):
+                    file = entry.stat(follow_symlinks=False)
+                    if not _is_hidden(file):
+                        files.append(FoundFile(prefix + name, file.st_size, file.st_mtime_ns, file.st_ino))
+                elif entry.is_dir(follow_symlinks=False) and entry.path not in skip:
+                    known = entry.stat(follow_symlinks=False) if os.name == "nt" else None
+                    if not _is_hidden(known):
+                        folders.append((entry.path, prefix + name))
+            except FileNotFoundError:
+                continue  # gone between the listing and the look at it
+            except OSError as error:
+                result.unreadable.append((prefix + name, error.strerror or str(error)))
+        folders.sort(reverse=True)  # the stack turns it round: first folder first
+        waiting.extend(folders)
+        if on_folder is not None:
+            on_folder(len(files))
+    return result
+
+
+def _is_library(listing: list[os.DirEntry[str]]) -> bool:
+    names = {entry.name for entry in listing}
+    return CATALOG_NAME in names and LOCK_NAME in names
+
+
+def _is_hidden(known: os.stat_result | None) -> bool:
+    if known is None:
+        return False
+    if os.name == "nt":
+        return bool(getattr(known, "st_file_attributes", 0) & _HIDDEN_ON_WINDOWS)
+    return bool(getattr(known, "st_flags", 0) & _HIDDEN_ON_MACOS)

@@ -1,0 +1,395 @@
+"""vectors.faiss: an immutable, memory-mapped index over the vectors that the catalog holds.
+
+The file is derived and disposable. It is written whole, beside the old one, and put in its place in one
+step; it is never changed, because FAISS kills the process when a mapped index is changed. What was added
+since lies in the catalog, behind the file's last `sequence`, and is searched as a second, small segment;
+what is gone is masked. So adding a thousand images to a million rewrites nothing, until the drift is worth
+a new file (`needs_rebuild`).
+
+Layout: what FAISS writes for a flat index of half-precision vectors, ordered by image id
+(`faiss.read_index` opens it as it is); the ids, int64; a JSON description with a CRC-32 of all before it; a
+footer with the length and the CRC-32 of the JSON.
+
+Scores are exact and do not depend on the way they were found: FAISS proposes candidates, their scores are
+then computed in double precision from the stored vectors, and equal scores are ordered by id.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+import zlib
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    Ids = NDArray[np.int64]
+    Codes = NDArray[np.float16]
+    Scores = NDArray[np.float32]
+
+FILE_VERSION = 1
+_FOOTER = struct.Struct("<8sQI")  # magic, length of the JSON, CRC-32 of the JSON
+_MAGIC = b"IMAGOVEC"
+_BLOCK_BYTES = 8 << 20
+_ALIGNMENT = 64
+# Candidates beyond k that FAISS is asked for: what its rounding may have put in the wrong order.
+_MARGIN = 16
+# FAISS adds up in float32: for unit vectors of up to 2,048 dimensions in 16 lanes the error stays below this.
+_ROUNDING = 1e-5
+# Below this many candidates, computing all scores is faster than one pass of FAISS over the whole index.
+_GATHER_LIMIT = 1_000
+# Above this k, all scores at once are cheaper than a heap.
+_HEAP_LIMIT = 4_096
+# A library this small is rebuilt in a blink.
+_SMALL = 20_000
+_DRIFT = 0.05
+
+
+class VectorFileError(Exception):
+    """The file is missing, damaged, or belongs to something else; the text says which. It can be rebuilt."""
+
+
+@dataclass(frozen=True)
+class VectorFileInfo:
+    """What a vectors.faiss says of itself.
+
+    Attributes:
+        library_id: Of the catalog that it was made from.
+        model_id: Row of the model in that catalog.
+        generation: Counts the files made for this library.
+        sequence: The last sequence of the catalog's vectors that it holds.
+        dimension: Length of a vector.
+        count: Number of vectors.
+        faiss_bytes: Length of FAISS's part.
+        checksum: CRC-32 of everything before this description.
+        version: Of this layout.
+    """
+
+    library_id: str
+    model_id: int
+    generation: int
+    sequence: int
+    dimension: int
+    count: int
+    faiss_bytes: int = 0
+    checksum: int = 0
+    version: int = FILE_VERSION
+
+    def mismatch(self, library_id: str, model_id: int, generation: int) -> str | None:
+        """Why the file does not belong to a catalog in this state; None if it does."""
+        if self.library_id != library_id:
+            return "it belongs to another library"
+        if self.model_id != model_id:
+            return "it holds the vectors of another model"
+        if self.generation < generation:
+            return "it is older than the catalog"
+        return None
+
+
+def needs_rebuild(base_count: int, added: int, departed: int) -> bool:
+    """Whether the file has drifted so far from the catalog that a new one pays.
+
+    A reader loads what was added since from the catalog (a thousand vectors take milliseconds) and FAISS
+    computes scores that are thrown away for what has departed: 5 % of either is where a reader begins to
+    feel it.
+    """
+    drift = added + departed
+    return drift > 0 and (base_count + added <= _SMALL or drift > _DRIFT * base_count)
+
+
+def write_vector_file(
+    path: Path, info: VectorFileInfo, chunks: Iterable[tuple[Ids, Codes]]
+) -> VectorFileInfo:
+    """Writes the file beside `path`, makes sure that it is on the disk, and puts it in place.
+
+    Args:
+        path: Where the file shall be.
+        info: Everything but `faiss_bytes` and `checksum`.
+        chunks: Ids in ascending order and float16 vectors (n, dimension), `info.count` in all.
+
+    Returns:
+        The description as written.
+
+    Raises:
+        OSError: The disk is full or cannot be written; the old file is untouched.
+    """
+    temporary = path.with_name(path.name + ".new")
+    try:
+        with temporary.open("wb") as file:
+            header = _faiss_header(info.dimension, info.count)
+            crc = zlib.crc32(header)
+            file.write(header)
+            ids = np.empty(info.count, "<i8")
+            done = 0
+            for chunk_ids, codes in chunks:
+                ids[done : done + len(chunk_ids)] = chunk_ids
+                done += len(chunk_ids)
+                raw = np.ascontiguousarray(codes, "<f2").tobytes()
+                crc = zlib.crc32(raw, crc)
+                file.write(raw)
+            if done != info.count:
+                raise ValueError(f"{done} vectors came, {info.count} were announced")
+            faiss_bytes = file.tell()
+            tail = bytes(-faiss_bytes % _ALIGNMENT) + ids.tobytes()
+            crc = zlib.crc32(tail, crc)
+            file.write(tail)
+            complete = VectorFileInfo(**{**asdict(info), "faiss_bytes": faiss_bytes, "checksum": crc})
+            text = json.dumps(asdict(complete)).encode()
+            file.write(text + _FOOTER.pack(_MAGIC, len(text), zlib.crc32(text)))
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        _sync_folder(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return complete
+
+
+def read_info(path: Path) -> VectorFileInfo:
+    """Reads the file's description.
+
+    Raises:
+        VectorFileError: There is no file, or it does not end as it should.
+    """
+    try:
+        with path.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            if size < _FOOTER.size:
+                raise VectorFileError("it is truncated")
+            file.seek(size - _FOOTER.size)
+            magic, length, crc = _FOOTER.unpack(file.read(_FOOTER.size))
+            if magic != _MAGIC or length > size - _FOOTER.size:
+                raise VectorFileError("its end is missing or damaged")
+            file.seek(size - _FOOTER.size - length)
+            text = file.read(length)
+    except FileNotFoundError:
+        raise VectorFileError("it is missing") from None
+    except OSError as error:
+        raise VectorFileError(f"it cannot be read ({error.strerror})") from error
+    if zlib.crc32(text) != crc:
+        raise VectorFileError("its description is damaged")
+    fields: dict[str, Any] = json.loads(text)
+    if fields.get("version") != FILE_VERSION:
+        raise VectorFileError(f"it has the layout {fields.get('version')}, not {FILE_VERSION}")
+    info = VectorFileInfo(**fields)
+    expected = _padded(info.faiss_bytes) + 8 * info.count + length + _FOOTER.size
+    if size != expected:
+        raise VectorFileError(f"it has {size} bytes instead of {expected}")
+    return info
+
+
+def verify(path: Path, info: VectorFileInfo) -> None:
+    """Compares the file's bytes with its checksum (gigabytes a second).
+
+    Raises:
+        VectorFileError: They differ.
+    """
+    left = _padded(info.faiss_bytes) + 8 * info.count
+    crc = 0
+    try:
+        with path.open("rb", buffering=0) as file:
+            block = bytearray(min(left, _BLOCK_BYTES))
+            while left:
+                got = file.readinto(memoryview(block)[: min(left, len(block))])
+                if not got:
+                    raise VectorFileError("it is truncated")
+                crc = zlib.crc32(memoryview(block)[:got], crc)
+                left -= got
+    except OSError as error:
+        raise VectorFileError(f"it cannot be read ({error.strerror})") from error
+    if crc != info.checksum:
+        raise VectorFileError("its bytes do not fit its checksum")
+
+
+class Segment:
+    """A set of vectors in memory or mapped from a file, searched by one pass of FAISS.
+
+    Args:
+        ids: int64 (n,), ascending.
+        index: A FAISS index over the vectors, in the order of `ids`.
+        codes: The same vectors, float16 (n, dimension).
+    """
+
+    def __init__(self, ids: Ids, index: Any, codes: Codes) -> None:
+        self.ids = ids
+        self.codes = codes
+        self._index = index
+
+    @classmethod
+    def from_codes(cls, ids: Ids, codes: Codes) -> Segment:
+        """Makes a segment of vectors in memory; `ids` ascending, `codes` float16 (n, dimension)."""
+        faiss = _faiss()
+        index = faiss.IndexScalarQuantizer(
+            codes.shape[1], faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT
+        )
+        if len(codes):
+            index.add_sa_codes(np.ascontiguousarray(codes).view(np.uint8))
+        return cls(ids, index, codes)
+
+    @classmethod
+    def from_file(cls, path: Path, info: VectorFileInfo) -> Segment:
+        """Maps a file that was verified; nothing is loaded until it is touched.
+
+        Raises:
+            VectorFileError: FAISS does not read it, or reads something else.
+        """
+        if info.count == 0:
+            return cls.from_codes(np.empty(0, np.int64), np.empty((0, info.dimension), np.float16))
+        faiss = _faiss()
+        try:
+            index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
+        except RuntimeError as error:
+            raise VectorFileError(f"FAISS does not read it ({error})") from error
+        if (index.ntotal, index.d) != (info.count, info.dimension):
+            raise VectorFileError(f"FAISS finds {index.ntotal} x {index.d} in it")
+        raw = faiss.rev_swig_ptr(index.codes.data(), info.count * info.dimension * 2)
+        codes = raw.view("<f2").reshape(info.count, info.dimension)
+        ids = np.memmap(path, "<i8", "r", offset=_padded(info.faiss_bytes), shape=(info.count,))
+        return cls(np.asarray(ids), index, codes)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def positions(self, ids: Ids) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        """Where ids lie in this segment: positions int64 (n,), and which of them are valid, bool (n,)."""
+        if not len(self.ids):
+            return np.zeros(len(ids), np.int64), np.zeros(len(ids), np.bool_)
+        at = np.searchsorted(self.ids, ids)
+        at = np.minimum(at, len(self.ids) - 1)
+        return at, self.ids[at] == ids
+
+    def mask(self, ids: Ids) -> NDArray[np.bool_]:
+        """Which of the segment's vectors belong to `ids`: bool (n,)."""
+        if not len(self.ids) or not len(ids):
+            return np.zeros(len(self.ids), np.bool_)
+        top = int(self.ids[-1]) + 1
+        if top <= 8 * len(self.ids) + 65_536:  # ids are dense: a table beats a search
+            table = np.zeros(top, np.bool_)
+            table[ids[(ids >= 0) & (ids < top)]] = True
+            return table[self.ids]
+        found = np.zeros(len(self.ids), np.bool_)
+        at, valid = self.positions(ids)
+        found[at[valid]] = True
+        return found
+
+    def nearest(
+        self, query: NDArray[np.float32], k: int, allowed: NDArray[np.bool_] | None
+    ) -> tuple[Scores, Ids]:
+        """The best of this segment for one query.
+
+        Args:
+            query: float32 (dimension,).
+            k: How many.
+            allowed: bool (n,), which vectors may be found; None for all.
+
+        Returns:
+            Scores float32 (k',) and ids int64 (k',), best first, equal scores by id; k' = min(k, allowed
+            vectors).
+        """
+        candidates = len(self.ids) if allowed is None else int(np.count_nonzero(allowed))
+        want = min(k, candidates)
+        if want <= 0:
+            return np.empty(0, np.float32), np.empty(0, np.int64)
+        if candidates <= _GATHER_LIMIT:
+            at = np.arange(len(self.ids)) if allowed is None else np.flatnonzero(allowed)
+            return self._best(query, at, want)
+        return self._best(query, self._propose(query, want, candidates, allowed), want)
+
+    def _propose(
+        self, query: NDArray[np.float32], want: int, candidates: int, allowed: NDArray[np.bool_] | None
+    ) -> NDArray[np.int64]:
+        """Positions among which the best `want` surely are."""
+        faiss = _faiss()
+        faiss.omp_set_num_threads(1)  # a single query gains nothing from more, and loses on busy cores
+        queries = query[None]
+        parameters = None
+        if allowed is not None:
+            selector = faiss.IDSelectorBitmap(np.packbits(allowed, bitorder="little"))
+            parameters = faiss.SearchParameters(sel=selector)
+        rounding = _ROUNDING * max(1.0, float(np.linalg.norm(query)))
+        fetch = min(want + max(_MARGIN, want // 8), candidates)
+        if fetch > _HEAP_LIMIT:
+            _, scores, at = self._index.range_search(queries, -np.finfo(np.float32).max, params=parameters)
+            floor = np.partition(scores, len(scores) - want)[len(scores) - want]
+            return np.asarray(at[scores >= floor - 2 * rounding], np.int64)
+        proposed, at = self._index.search(queries, fetch, params=parameters)
+        if fetch == candidates:
+            return np.asarray(at[0], np.int64)
+        # What was not fetched scores at most the last fetched score, give or take rounding. Unless the last
+        # one wanted is safely above, equal or almost equal scores straddle the end of the list: fetch all
+        # of them.
+        exact = np.sort(self._exact(query, at[0]))[::-1]
+        last_wanted = float(exact[want - 1])
+        if last_wanted - float(proposed[0, -1]) > rounding:
+            return np.asarray(at[0], np.int64)
+        _, _, at_range = self._index.range_search(queries, last_wanted - 2 * rounding, params=parameters)
+        return np.asarray(at_range, np.int64)
+
+    def _exact(self, query: NDArray[np.float32], at: NDArray[np.int64]) -> Scores:
+        """Inner products at the positions `at` in double precision, rounded once: float32 (n,)."""
+        scores = np.empty(len(at), np.float32)
+        wide = query.astype(np.float64)
+        for start in range(0, len(at), 4096):
+            block = self.codes[at[start : start + 4096]].astype(np.float64)
+            # Along the last axis NumPy adds each row by itself, so a score does not depend on its neighbours.
+            scores[start : start + 4096] = (block * wide).sum(axis=1)
+        return scores
+
+    def _best(self, query: NDArray[np.float32], at: NDArray[np.int64], want: int) -> tuple[Scores, Ids]:
+        scores = self._exact(query, at)
+        ids = np.asarray(self.ids[at], np.int64)
+        return best(scores, ids, want)
+
+
+def best(scores: Scores, ids: Ids, k: int) -> tuple[Scores, Ids]:
+    """The `k` best of scored ids, best first, equal scores by id."""
+    order = np.lexsort((ids, -scores))[:k]
+    return scores[order], ids[order]
+
+
+def in_chunks(ids: Ids, codes: Codes, rows: int = 65_536) -> Iterator[tuple[Ids, Codes]]:
+    """Cuts arrays into what `write_vector_file` takes."""
+    for start in range(0, len(ids), rows):
+        yield ids[start : start + rows], codes[start : start + rows]
+
+
+def _faiss_header(dimension: int, count: int) -> bytes:
+    """The bytes before the vectors in what FAISS writes for a flat half-precision index.
+
+    Taken from FAISS itself for an empty index, with the two counts filled in; so a million vectors stream
+    from the catalog into the file without lying in memory. `Segment.from_file` sees whether FAISS agrees.
+    """
+    faiss = _faiss()
+    empty = faiss.IndexScalarQuantizer(dimension, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT)
+    header = bytearray(faiss.serialize_index(empty).tobytes())
+    struct.pack_into("<q", header, 8, count)  # after the four-letter code and the dimension
+    struct.pack_into("<Q", header, len(header) - 8, count * dimension * 2)  # length of the codes
+    return bytes(header)
+
+
+def _padded(length: int) -> int:
+    return length + -length % _ALIGNMENT
+
+
+def _sync_folder(folder: Path) -> None:
+    if os.name == "nt":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _faiss() -> Any:
+    import faiss
+
+    return faiss
