@@ -16,12 +16,17 @@ if TYPE_CHECKING:
     from model.clip import CLIPVisionConfig as CLIPVisionConfig
     from model.clip import CLIPVisionModel as CLIPVisionModel
     from model.clip import CLIPVisionModelWithProjection as CLIPVisionModelWithProjection
+    from model.encoder import Encoder as Encoder
     from model.errors import CheckpointError as CheckpointError
     from model.errors import ConfigurationError as ConfigurationError
     from model.errors import ModelError as ModelError
     from model.errors import ModelInputError as ModelInputError
     from model.errors import ModelNotFoundError as ModelNotFoundError
     from model.errors import UnsupportedCheckpointError as UnsupportedCheckpointError
+    from model.identity import ModelIdentity as ModelIdentity
+    from model.preprocess import ImagePreprocessor as ImagePreprocessor
+    from model.registry import locate as locate
+    from model.registry import resolve_default as resolve_default
 
 # Where each public name lives.
 _HOMES = {

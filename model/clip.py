@@ -17,8 +17,7 @@ from flax import nnx
 
 from model.configuration import Configuration, Pixels, grid, height_and_width
 from model.contrast import compare
-from model.errors import ModelInputError
-from model.inputs import check_attention_mask, check_ids, check_like_ids, check_pixels
+from model.inputs import check_attention_mask, check_ids, check_like_ids, check_pair, check_pixels
 from model.layers import (
     BlockSettings,
     Build,
@@ -561,11 +560,7 @@ class CLIPModel(PretrainedModel):
         Raises:
             ModelInputError: an array is missing or does not fit.
         """
-        if input_ids is None or pixel_values is None:
-            raise ModelInputError(
-                "expected both input_ids and pixel_values; "
-                "for one alone call get_text_features or get_image_features"
-            )
+        input_ids, pixel_values = check_pair(input_ids, pixel_values, equally_many=return_loss)
         asked: dict[str, Any] = {
             "output_attentions": output_attentions,
             "output_hidden_states": output_hidden_states,

@@ -3,7 +3,6 @@
 import jax
 import jax.numpy as jnp
 
-from model.errors import ModelInputError
 from model.outputs import DualEncoderOutput, TowerOutput
 
 
@@ -38,19 +37,11 @@ def compare(
         text_features: float32 (texts, dim).
         image_features: float32 (images, dim).
         logit_scale: scalar, the logarithm of the scale.
-        return_loss: whether to add the contrastive loss.
+        return_loss: whether to add the contrastive loss; there are then as many texts as images.
 
     Returns:
         The joint output.
-
-    Raises:
-        ModelInputError: a loss of unequal numbers of texts and images was asked for.
     """
-    if return_loss and text_features.shape[0] != image_features.shape[0]:
-        raise ModelInputError(
-            f"return_loss: expected as many texts as images, got {text_features.shape[0]} texts "
-            f"and {image_features.shape[0]} images"
-        )
     text_embeds = text_features / jnp.linalg.norm(text_features, axis=-1, keepdims=True)
     image_embeds = image_features / jnp.linalg.norm(image_features, axis=-1, keepdims=True)
     cosines = jnp.matmul(text_embeds, image_embeds.T, precision=jax.lax.Precision.HIGHEST)

@@ -14,6 +14,27 @@ if TYPE_CHECKING:
     from jax.typing import ArrayLike
 
 
+def check_pair(
+    input_ids: ArrayLike | None, pixel_values: ArrayLike | None, *, equally_many: bool
+) -> tuple[ArrayLike, ArrayLike]:
+    """What a joint call needs before anything is computed: both inputs, and as many of each if asked for.
+
+    Raises:
+        ModelInputError: one is missing, or their numbers differ although a loss was asked for.
+    """
+    if input_ids is None or pixel_values is None:
+        raise ModelInputError(
+            "expected both input_ids and pixel_values; "
+            "for one alone call get_text_features or get_image_features"
+        )
+    texts, images = np.shape(input_ids)[:1], np.shape(pixel_values)[:1]
+    if equally_many and texts != images:
+        raise ModelInputError(
+            f"return_loss: expected as many texts as images, got {texts[0]} texts and {images[0]} images"
+        )
+    return input_ids, pixel_values
+
+
 def check_pixels(pixel_values: ArrayLike, channels: int, size: tuple[int, int]) -> jax.Array:
     """Pixels as processors give them, made ready for a tower.
 

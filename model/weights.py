@@ -138,7 +138,7 @@ class _Match:
     def to_theirs(self, array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         if self.axes is not None:
             array = array.transpose(np.argsort(self.axes))
-        return np.ascontiguousarray(array)
+        return np.array(array, order="C")
 
 
 def _matches(module: nnx.Module, table: WeightTable, dress: str) -> list[tuple[nnx.Param[Any], _Match]]:
