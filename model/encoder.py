@@ -8,7 +8,6 @@ next start.
 
 from __future__ import annotations
 
-import importlib
 import threading
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self
@@ -19,22 +18,22 @@ from model import cache
 from model.errors import CheckpointError, ConfigurationError, ModelInputError
 from model.families import describe, without_labels
 from model.identity import PREPROCESSING_VERSION, ModelIdentity, fingerprint_of_settings
+from model.machine import backend, best_precision
 from model.registry import find_model
 from model.tokenizer import TextTokenizer
+from model.towers import Tower
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     import jax
     import numpy.typing as npt
     from PIL import Image
 
-    from model.families import CheckpointDescription, TowerClass
+    from model.families import CheckpointDescription
     from model.preprocess import ImagePreprocessor
     from model.registry import LocatedModel
-
-    Tower = Callable[..., npt.NDArray[np.float32]]
 
 PRECISIONS = ("float32", "bfloat16", "float16")
 
@@ -121,13 +120,13 @@ class Encoder:
 
     @cached_property
     def batch_size(self) -> int:
-        """How many pictures at a time this machine encodes fastest; imports JAX."""
-        return _IMAGES_PER_BATCH_CPU if _backend() == "cpu" else _IMAGES_PER_BATCH_GPU
+        """How many pictures at a time this machine encodes fastest."""
+        return _IMAGES_PER_BATCH_CPU if backend() == "cpu" else _IMAGES_PER_BATCH_GPU
 
     @cached_property
     def precision(self) -> str:
-        """In which numbers the vision tower multiplies; imports JAX if that was left to the machine."""
-        return self._asked_precision or _best_precision()
+        """In which numbers the vision tower multiplies: as asked, or what suits this machine."""
+        return self._asked_precision or best_precision()
 
     @cached_property
     def tokenizer(self) -> TextTokenizer:
@@ -248,26 +247,26 @@ class Encoder:
     def _get_text_tower(self) -> Tower:
         with self._lock:
             if self._text_tower is None:
-                self._text_tower = _load_text_tower(self._description)
+                self._text_tower = _text_tower(self._description)
             return self._text_tower
 
     def _get_vision_tower(self) -> Tower:
         with self._lock:
             if self._vision_tower is None:
-                self._vision_tower = _load_vision_tower(self._description, self.precision)
+                self._vision_tower = _vision_tower(self._description, self.precision)
             return self._vision_tower
 
 
-def _load_text_tower(description: CheckpointDescription) -> Tower:
+def _text_tower(description: CheckpointDescription) -> Tower:
     def run(model: Any, input_ids: jax.Array, attention_mask: jax.Array) -> jax.Array:
         output = model(input_ids, attention_mask) if description.reads_attention_mask else model(input_ids)
         features: jax.Array = getattr(output, description.text_tower.output)
         return features
 
-    return _compile_tower(description, description.text_tower, "float32", run)
+    return Tower(description, description.text_tower, "float32", run)
 
 
-def _load_vision_tower(description: CheckpointDescription, precision: str) -> Tower:
+def _vision_tower(description: CheckpointDescription, precision: str) -> Tower:
     # One product and one sum per value, folded from the table's two ends in double precision.
     table = description.preprocessor.normalization_table.astype(np.float64)
     scale = ((table[255] - table[0]) / 255).astype(np.float32).reshape(1, 1, 1, 3)
@@ -278,55 +277,7 @@ def _load_vision_tower(description: CheckpointDescription, precision: str) -> To
         features: jax.Array = getattr(model(values.transpose(0, 3, 1, 2)), description.vision_tower.output)
         return features
 
-    return _compile_tower(description, description.vision_tower, precision, run)
-
-
-def _compile_tower(
-    description: CheckpointDescription, tower: TowerClass, precision: str, run: Callable[..., jax.Array]
-) -> Tower:
-    """Reads a tower and makes it a function from arrays to unit vectors, compiled once for each shape."""
-    cache.keep_compiled_code()
-    import jax
-    import jax.numpy as jnp
-    from flax import nnx
-
-    model = getattr(importlib.import_module(tower.module), tower.name).from_pretrained(
-        description.folder, dtype=jnp.dtype(precision)
-    )
-    structure, state = nnx.split(model)
-    parameters, tree = jax.tree.flatten(state)
-
-    @jax.jit
-    def compiled(parameters: list[jax.Array], *inputs: jax.Array) -> jax.Array:
-        features = run(nnx.merge(structure, jax.tree.unflatten(tree, parameters)), *inputs).astype(
-            jnp.float32
-        )
-        length = jnp.linalg.norm(features, axis=-1, keepdims=True)
-        return features / jnp.maximum(length, np.finfo(np.float32).tiny)
-
-    return lambda *inputs: np.asarray(compiled(parameters, *inputs))
-
-
-def _backend() -> str:
-    import jax
-
-    return jax.default_backend()
-
-
-def _best_precision() -> str:
-    """Returns bfloat16 where matrix instructions make it faster, float32 elsewhere.
-
-    An AMX unit multiplies bfloat16 at a multiple of float32's speed. AVX-512's bfloat16 products are not
-    used by XLA, so a processor that has only those is faster in float32.
-    """
-    if _backend() != "cpu":
-        return "bfloat16"
-    try:
-        with open("/proc/cpuinfo", encoding="ascii", errors="replace") as file:  # noqa: PTH123
-            flags = next((line for line in file if line.startswith("flags")), "")
-    except OSError:
-        flags = ""
-    return "bfloat16" if "amx_bf16" in flags.split() else "float32"
+    return Tower(description, description.vision_tower, precision, run)
 
 
 def _weights_fingerprint(folder: Path) -> str:

@@ -521,7 +521,7 @@ def _scale_to_8_bits(values: npt.NDArray[np.generic]) -> npt.NDArray[np.uint8]:
 
 
 def _lab_to_rgb(image: Image.Image) -> Image.Image:
-    from PIL import ImageCms  # noqa: PLC0415  (only few builds of Pillow lack it, and only few pictures need it)
+    from PIL import ImageCms
 
     transform = ImageCms.buildTransform(
         ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB"), "LAB", "RGB"

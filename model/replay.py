@@ -1,0 +1,276 @@
+"""Runs a compiled tower again without importing JAX, Flax or the tower's code.
+
+Importing JAX and Flax and tracing a tower costs seconds at each start of the program, for one query that
+then takes milliseconds. What XLA compiled is a file of machine code; running it takes `jaxlib` alone,
+which is imported in a quarter of a second. So the first run of a tower keeps, in the cache folder, the
+machine code and a list of where its parameters lie in the checkpoint; later starts map the checkpoint into
+memory and run the code. The numbers are the same to the last bit.
+
+The parts of `jaxlib` that this needs are not public. So a program is kept under the exact version that
+made it, and whatever goes wrong here means only that the tower is run through JAX as usual. Like JAX's own
+cache of compiled code, the folder must be writable by its owner alone: code from it is run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import sys
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from model.cache import read_entry, write_entry
+from model.checkpoint import open_weights
+from model.machine import processor_flags
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    import numpy.typing as npt
+
+    from model.checkpoint import WeightSource
+
+_KIND = "programs"
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where one parameter of a program comes from.
+
+    Attributes:
+        name: Of the array in the checkpoint.
+        dtype: That the program wants.
+        shape: That the program wants.
+        part: Index and count where it is one of several stacked along the array's first axis; None for the
+            whole.
+        axes: How the array's axes are permuted; None for not at all.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    part: tuple[int, int] | None = None
+    axes: tuple[int, ...] | None = None
+
+    def take(self, source: WeightSource) -> npt.NDArray[Any]:
+        """Returns the parameter's values; possibly a view into the file."""
+        array = source.read(self.name)
+        if self.part is not None:
+            index, count = self.part
+            rows = array.shape[0] // count
+            array = array[index * rows : (index + 1) * rows]
+        if self.axes is not None:
+            array = array.transpose(self.axes)
+        return np.ascontiguousarray(array, dtype=self.dtype)
+
+
+def find_origin(parameter: npt.NDArray[Any], name: str, source: WeightSource) -> Origin | None:
+    """Finds how a parameter was made from an array of the checkpoint, by comparing values.
+
+    Args:
+        parameter: The values that the tower uses.
+        name: Of the array that was read for it.
+        source: The checkpoint.
+
+    Returns:
+        None if it is none of the ways known here, so that the tower cannot be run again from the
+        checkpoint alone.
+    """
+    array = source.read(name)
+    dtype, shape = parameter.dtype.name, parameter.shape
+    parts: list[tuple[int, int] | None] = [None]
+    if array.shape and array.size > parameter.size and array.size % parameter.size == 0:
+        count = array.size // parameter.size
+        parts = [(index, count) for index in range(count)] if array.shape[0] % count == 0 else []
+    permutations: dict[int, list[tuple[int, ...]]] = {2: [(1, 0)], 4: [(2, 3, 1, 0)]}
+    for part in parts:
+        for axes in (None, *permutations.get(array.ndim, [])):
+            origin = Origin(name, dtype, shape, part, axes)
+            candidate = origin.take(source)
+            if candidate.shape == shape and np.array_equal(candidate, parameter):
+                return origin
+    return None
+
+
+class RecordingSource:
+    """A checkpoint that remembers which arrays were read, in order."""
+
+    def __init__(self, source: WeightSource) -> None:
+        self.source = source
+        self.dress = source.dress
+        self.shapes = source.shapes
+        self.read_names: list[str] = []
+
+    def read(self, name: str) -> npt.NDArray[Any]:
+        """Returns the array of that name."""
+        self.read_names.append(name)
+        return self.source.read(name)
+
+
+def program_name(*, tower: dict[str, Any], inputs: Sequence[npt.NDArray[Any]]) -> str:
+    """Returns the name to keep a program under: another one where anything differs that it depends on.
+
+    Args:
+        tower: All that makes the tower what it is, ready for JSON.
+        inputs: Arrays of the shapes and dtypes that the program takes.
+    """
+    shapes = [[array.dtype.name, *array.shape] for array in inputs]
+    text = json.dumps([_environment(), tower, shapes], sort_keys=True)
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()
+
+
+@dataclass(frozen=True)
+class StoredProgram:
+    """A kept program, not yet loaded.
+
+    Attributes:
+        code: XLA's serialised machine code.
+        origins: Where its parameters come from, in order; the inputs follow them.
+        output_shape: Of the one float32 array that it returns.
+    """
+
+    code: bytes
+    origins: tuple[Origin, ...]
+    output_shape: tuple[int, ...]
+
+
+def keep_program(name: str, program: StoredProgram) -> None:
+    """Keeps a program for `load_program`."""
+    head = {"output_shape": program.output_shape, "origins": [asdict(origin) for origin in program.origins]}
+    encoded = json.dumps(head).encode("ascii")
+    write_entry(_KIND, name, len(encoded).to_bytes(8, "little") + encoded + program.code)
+
+
+def is_usable() -> bool:
+    """Tells whether this version of `jaxlib` on this machine was not yet seen to fail at replaying."""
+    return read_entry(_KIND, _failure_name()) is None
+
+
+def note_failure(error: BaseException) -> None:
+    """Keeps later starts, up to the next version, from trying in vain."""
+    write_entry(_KIND, _failure_name(), f"{type(error).__name__}: {error}".encode("utf-8", "replace"))
+
+
+def _failure_name() -> str:
+    return "unusable-" + hashlib.sha256(json.dumps(_environment(), sort_keys=True).encode()).hexdigest()
+
+
+def load_program(name: str) -> StoredProgram | None:
+    """Returns a kept program, or None if there is none or it is damaged."""
+    content = read_entry(_KIND, name)
+    if content is None or len(content) < 8:
+        return None
+    end = 8 + int.from_bytes(content[:8], "little")
+    try:
+        head = json.loads(content[8:end])
+        origins = tuple(
+            Origin(
+                entry["name"],
+                entry["dtype"],
+                tuple(entry["shape"]),
+                tuple(entry["part"]) if entry["part"] else None,
+                tuple(entry["axes"]) if entry["axes"] else None,
+            )
+            for entry in head["origins"]
+        )
+        return StoredProgram(content[end:], origins, tuple(head["output_shape"]))
+    except (ValueError, LookupError, TypeError):
+        return None
+
+
+class Replayer:
+    """Runs kept programs of one tower, whose checkpoint lies in `folder`; they share its parameters.
+
+    Every method may raise anything at all: the caller falls back on JAX.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")  # as JAX does: else XLA tells its life on stderr
+        from jaxlib import _jax, xla_client
+
+        self._source = open_weights(folder)
+        self._xla = xla_client
+        if "jax" not in sys.modules:  # which sets this when it is imported, before us or after
+            _jax.jax_jit.set_enable_x64_state(_jax.config.Config("imago_enable_x64", False))
+        make_client: Callable[[], Any] = xla_client.make_cpu_client
+        self._client = make_client()
+        self._device = self._client.local_devices()[0]
+        self._devices = xla_client.DeviceList((self._device,))
+
+        class OnOneDevice(xla_client.SingleDeviceSharding):  # type: ignore[misc]
+            """What JAX's Python half adds to this class, as far as an array's way to the device asks."""
+
+            memory_kind = None
+
+            def _to_xla_hlo_sharding(self, _dimensions: int) -> Any:
+                return xla_client.HloSharding.replicate()
+
+        self._sharding = OnOneDevice(self._device)
+        self._parameters: dict[Origin, Any] = {}
+
+    def load(self, program: StoredProgram) -> Any:
+        """Makes a function from arrays to one array."""
+        executable = self._client.deserialize_executable(program.code, self._devices)
+        for origin in program.origins:
+            if origin not in self._parameters:
+                self._parameters[origin] = self._put(origin.take(self._source))
+        parameters = [self._parameters[origin] for origin in program.origins]
+
+        result = self._xla.array_result_handler(
+            _ShapeAndDtype(np.empty(program.output_shape, np.float32)),
+            self._sharding,
+            committed=True,
+            _skip_checks=True,
+        )
+
+        def run(*inputs: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+            arguments = [*parameters, *(self._put(array) for array in inputs)]
+            (output,) = executable.execute_sharded(arguments).consume_with_handlers([result])
+            return np.array(memoryview(output), dtype=np.float32)
+
+        return run
+
+    def _put(self, array: npt.NDArray[Any]) -> Any:
+        return self._xla.batched_device_put(_ShapeAndDtype(array), self._sharding, [array], [self._device])
+
+
+class _ShapeAndDtype:
+    """As much of JAX's abstract value as putting an array on a device asks for."""
+
+    weak_type = False
+
+    def __init__(self, array: npt.NDArray[Any]) -> None:
+        self.shape = array.shape
+        self.dtype = array.dtype
+        self.ndim = array.ndim
+        self.size = array.size
+
+
+@cache
+def _environment() -> dict[str, object]:
+    """What the machine code depends on besides the tower: versions, processor, XLA's flags, our own source."""
+    source = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        source.update(path.read_bytes())
+    return {
+        "jaxlib": importlib.metadata.version("jaxlib"),
+        "source": source.hexdigest(),
+        "processor": [platform.machine(), platform.processor(), os.cpu_count(), *sorted(processor_flags())],
+        "flags": os.environ.get("XLA_FLAGS", ""),
+    }
+
+
+def layout(folder: Path) -> str:
+    """Returns a fingerprint of the names and shapes of a checkpoint's arrays, on which the origins depend."""
+    source = open_weights(folder)
+    text = json.dumps(
+        [source.dress, {name: list(shape) for name, shape in source.shapes.items()}], sort_keys=True
+    )
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()
