@@ -1,0 +1,33 @@
+"""What the routes work with, made once for a server."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
+
+from fastapi import Depends
+from starlette.requests import Request  # noqa: TC002  (FastAPI reads the annotation)
+
+if TYPE_CHECKING:
+    from app.api.metrics import Metrics
+    from app.api.settings import ApiSettings
+    from app.api.shelf import Shelf
+    from app.api.uploads import UploadDecoder
+
+
+@dataclass(frozen=True)
+class Toolbox:
+    """The parts behind the routes."""
+
+    settings: ApiSettings
+    shelf: Shelf
+    uploads: UploadDecoder
+    metrics: Metrics
+
+
+async def _toolbox(request: Request) -> Toolbox:  # async, or it would cost every request a change of threads
+    toolbox: Toolbox = request.app.state.toolbox
+    return toolbox
+
+
+Services = Annotated[Toolbox, Depends(_toolbox)]

@@ -1,0 +1,143 @@
+"""The one open library of a server, kept up to date while it is indexed anew."""
+
+from __future__ import annotations
+
+import threading
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING, TypeVar
+
+from app.api.batching import BatchingEncoder
+from indexer import LibraryReader
+from indexer.errors import LibraryError
+from search import Library
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from app.api.metrics import Metrics
+    from model import Encoder, ModelIdentity
+
+    Answer = TypeVar("Answer")
+
+SECONDS_BETWEEN_LOOKS = 0.25
+"""How old an answer may be. A look costs microseconds, but there may be hundreds of requests a second."""
+
+
+class Shelf:
+    """Hands an open library to requests on many threads.
+
+    A change is noticed at the next request: new and removed images show at once, a new model is loaded, and a
+    library that was put in the place of another is opened.
+    """
+
+    def __init__(
+        self, path: Path, metrics: Metrics, load_encoder: Callable[[str], Encoder] | None = None
+    ) -> None:
+        """Open the library at `path`.
+
+        Args:
+            path: The library's folder.
+            metrics: Where to count.
+            load_encoder: From a model's name to the model; `Encoder.load` when not given.
+
+        Raises:
+            indexer.errors.LibraryError: No library there, a damaged one, or one that a newer version made.
+            model.errors.ModelError: Its model cannot be loaded.
+        """
+        self._path = path
+        self._metrics = metrics
+        self._load_encoder = load_encoder
+        self._lock = threading.Lock()
+        self._version = 0
+        self._looked_at = 0.0
+        self._retired: list[Library] = []
+        self._library = self._open(None)
+        self._folder = self._folder_identity()
+
+    def close(self) -> None:
+        """Let go of everything; no request may be under way."""
+        with self._lock:
+            for library in (*self._retired, self._library):
+                library.close()
+
+    def warm_up(self) -> None:
+        """Load and compile what the first query would wait for."""
+        library = self._library
+        if library.reader.model is not None:
+            # One text and several are two programs.
+            library.encoder.encode_texts(["warm up"])
+            library.encoder.encode_texts(["one", "two"])
+            library.reader.nearest(library.encoder.encode_texts(["warm up"]), 1)
+
+    def ask(self, question: Callable[[Library], Answer]) -> Answer:
+        """Put a question to the library as it is now.
+
+        A library may change between two steps of one question, so that an id is gone which the first step gave.
+        Then the question is put once more.
+        """
+        library, version = self._current()
+        try:
+            return question(library)
+        except LibraryError:
+            again, new_version = self._current(look=True)
+            if new_version == version:
+                raise
+            return question(again)
+
+    def _current(self, *, look: bool = False) -> tuple[Library, int]:
+        with self._lock:
+            now = time.monotonic()
+            if look or now - self._looked_at >= SECONDS_BETWEEN_LOOKS:
+                self._look()
+                self._looked_at = now
+            return self._library, self._version
+
+    def _look(self) -> None:
+        folder = self._folder_identity()
+        if folder == self._folder:
+            model = self._library.reader.model
+            if not self._library.reader.refresh():
+                return
+            if self._library.reader.model == model:
+                self._changed()
+                return
+        library = self._open(self._library)
+        # Requests under way may still use the old one.
+        self._retired.append(self._library)
+        self._library, self._folder = library, folder
+        self._changed()
+
+    def _changed(self) -> None:
+        self._version += 1
+        self._metrics.openings.inc()
+        self._metrics.images.set(len(self._library.reader))
+
+    def _open(self, previous: Library | None) -> Library:
+        with LibraryReader.open(self._path) as reader:
+            identity = reader.model
+        library = Library.open(self._path, None if identity is None else self._encoder(identity, previous))
+        self._metrics.images.set(len(library.reader))
+        return library
+
+    def _encoder(self, identity: ModelIdentity, previous: Library | None) -> Encoder:
+        """A batching front of the library's model; the one in memory where it is the same."""
+        if previous is not None and previous.reader.model is not None:
+            with suppress(Exception):  # the old one may be unusable, which is why there is a new one
+                if previous.encoder.identity.is_same_model(identity):
+                    return previous.encoder
+        load = self._load_encoder
+        if load is None:
+            from model import Encoder
+
+            load = Encoder.load
+        front: Encoder = BatchingEncoder(load(identity.name), self._metrics.texts.observe)  # type: ignore[assignment]
+        return front
+
+    def _folder_identity(self) -> tuple[int, int] | None:
+        try:
+            found = self._path.stat()
+        except OSError:
+            return None
+        return found.st_dev, found.st_ino

@@ -1,0 +1,97 @@
+"""A small library, a served one, and clients for it."""
+
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from starlette.testclient import TestClient
+
+from app.api.application import create_api
+from app.api.settings import ApiSettings
+from indexer import index_folders
+from model import Encoder
+
+LOOPBACK = "http://127.0.0.1"
+
+
+@pytest.fixture(scope="session")
+def starter() -> Encoder:
+    """The model in the package, loaded once."""
+    return Encoder.load("starter")
+
+
+@pytest.fixture(scope="session")
+def indexed(
+    tmp_path_factory: pytest.TempPathFactory, starter: Encoder, draw_picture: Callable[[int], Image.Image]
+) -> tuple[Path, Path]:
+    """A library and the folder of its six pictures; not to be changed."""
+    place = tmp_path_factory.mktemp("indexed")
+    return make_library(place, starter, draw_picture)
+
+
+def make_library(
+    place: Path, encoder: Encoder, draw_picture: Callable[[int], Image.Image]
+) -> tuple[Path, Path]:
+    """Index six drawn pictures; returns the library and the folder."""
+    folder = place / "pictures"
+    folder.mkdir()
+    for seed in range(6):
+        draw_picture(seed).save(folder / f"{seed}.png")
+    index_folders(place / "library", [folder], encoder)
+    return place / "library", folder
+
+
+@pytest.fixture
+def own(tmp_path: Path, starter: Encoder, draw_picture: Callable[[int], Image.Image]) -> tuple[Path, Path]:
+    """A library and the folder of its six pictures, for a test that changes them."""
+    return make_library(tmp_path, starter, draw_picture)
+
+
+@pytest.fixture
+def connect(starter: Encoder) -> Iterator[Callable[..., TestClient]]:
+    """Return a function that serves a library in this process, with settings, and gives a client."""
+    clients: list[TestClient] = []
+
+    def connect(library: Path, **settings: object) -> TestClient:
+        api = create_api(ApiSettings(library, **settings), lambda _: starter)  # type: ignore[arg-type]
+        client = TestClient(api, base_url=LOOPBACK, raise_server_exceptions=False)
+        clients.append(client.__enter__())
+        return client
+
+    yield connect
+    for client in clients:
+        client.__exit__(None, None, None)
+
+
+@pytest.fixture
+def client(indexed: tuple[Path, Path], connect: Callable[..., TestClient]) -> TestClient:
+    """A client of the library that all tests share."""
+    return connect(indexed[0])
+
+
+class CountingEncoder:
+    """A tower that shows its calls and waits to be let through. A text's vector is its length."""
+
+    dimension = 1
+
+    def __init__(self) -> None:
+        self.calls: list[list[str]] = []
+        self.gate = threading.Event()
+        self.entered = threading.Event()
+        self.error: Exception | None = None
+
+    def encode_texts(self, texts: list[str]) -> np.ndarray:
+        self.calls.append(list(texts))
+        self.entered.set()
+        assert self.gate.wait(30)
+        if self.error is not None:
+            raise self.error
+        return np.array([[len(text)] for text in texts], np.float32)
+
+
+@pytest.fixture
+def counting_encoder() -> CountingEncoder:
+    return CountingEncoder()
