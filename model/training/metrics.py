@@ -1,0 +1,40 @@
+"""Figures of quality, as pure functions on matrices small enough to check by hand."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+
+def accuracy(scores: npt.NDArray[np.float32], labels: npt.NDArray[np.int64]) -> float:
+    """Share of rows whose highest score is in the column of their label; the first of equals counts as highest.
+
+    Args:
+        scores: float32 (images, classes).
+        labels: int64 (images,).
+    """
+    return float(np.mean(np.argmax(scores, axis=1) == labels))
+
+
+def ranks(scores: npt.NDArray[np.float32], wanted: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """At which place, from 1, each query's wanted item comes. Of items with equal scores it comes last.
+
+    Args:
+        scores: float32 (queries, items).
+        wanted: int64 (queries,).
+
+    Returns:
+        int64 (queries,).
+    """
+    own = scores[np.arange(len(scores)), wanted]
+    places: npt.NDArray[np.int64] = np.sum(scores >= own[:, None], axis=1).astype(np.int64)
+    return places
+
+
+def recall(places: npt.NDArray[np.int64], k: int) -> float:
+    """Share of queries whose item comes within the first k; `places` as `ranks` gives them."""
+    return float(np.mean(places <= k))

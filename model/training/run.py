@@ -1,0 +1,667 @@
+"""A training run from its settings to its result.
+
+What a run leaves in its output folder:
+
+    OUT/
+      config.json, model.safetensors, tokenizer.json, preprocessor_config.json, ...   the best state, as a checkpoint
+      README.md           the model card
+      training/
+        run.json          settings, and what was decided at the start
+        log.jsonl         every event
+        curve.png         loss and scores over steps
+        checkpoints/      states to go on from
+        best-STEP/        the best state so far
+        start/            the checkpoint that a new model started from
+
+A run that was stopped or killed goes on when it is started again with the same settings and folder, and ends with the
+same numbers, bit for bit on the same machine, as if it had never stopped.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import time
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jax
+import numpy as np
+from filelock import FileLock, Timeout
+
+from model.cache import keep_compiled_code
+from model.identity import fingerprint_of_file, fingerprint_of_settings
+from model.training.checkpoints import Checkpoints
+from model.training.errors import ResumeError, TrainingDivergedError, TrainingError
+from model.training.evaluation import overall, score
+from model.training.journal import Journal
+from model.training.parameters import schedule
+from model.training.result import (
+    CARD_NAME,
+    CURVE_NAME,
+    Figure,
+    draw_curve,
+    package_version,
+    publish,
+    write_card,
+    write_model,
+)
+from model.training.setup import prepare_run
+from model.training.sources import open_source
+from model.training.start import load_start
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from model.training.config import TrainingConfig
+    from model.training.parameters import Parameters
+    from model.training.setup import Prepared
+    from model.training.step import Measured, State, Trainer
+
+WORK_FOLDER = "training"
+
+# Settings that may differ when a run goes on: they change no number that it computes.
+_HARMLESS = (
+    "settings.workers",
+    "settings.card",
+    "settings.report",
+    "settings.schedule.log_every",
+    "settings.schedule.checkpoint_every",
+)
+
+_RUN_NAME = "run.json"
+
+# How many there are in a run whose settings leave it open.
+_VALIDATIONS, _CHECKPOINTS = 10, 20
+
+# So many broken images are told one by one; the log has all.
+_BROKEN_TOLD = 10
+
+# Steps that are timed, after the one that compiles, where the time is limited.
+_TIMED_STEPS = 4
+# Of a limited time this much is kept for what cannot be foreseen: a slower disk, a busier machine.
+_RESERVE = 0.1
+
+
+@dataclass(frozen=True)
+class TrainingProgress:
+    """How far a run is.
+
+    Attributes:
+        step: steps done.
+        steps: of how many.
+        loss: mean since the last report; None before the first step.
+        learning_rate: of the last step.
+        images_per_second: trained on since the last report.
+        seconds_left: at that pace; None where it cannot be told yet.
+        scores: test set to figures, where a validation has just been made.
+        notice: a line for people, where something happened that they should know.
+    """
+
+    step: int
+    steps: int
+    loss: float | None = None
+    learning_rate: float | None = None
+    images_per_second: float | None = None
+    seconds_left: float | None = None
+    scores: dict[str, dict[str, float]] | None = None
+    notice: str | None = None
+
+
+@dataclass(frozen=True)
+class TrainingSummary:
+    """How a run ended.
+
+    Attributes:
+        folder: the output folder, which `Encoder.load` reads if `finished`.
+        finished: False if it was asked to stop; start it again to go on.
+        step: steps done.
+        steps: of how many.
+        resumed_from: the step that it went on from; None if it started at the beginning.
+        seconds: that this process spent.
+        images_per_second: over all of this process's steps.
+        loss: the last one logged.
+        best_step: of the state that was kept.
+        best_score: mean over validation sets; None without validation.
+        validation: figures of the kept state on held-out examples, and before training.
+        report: the same on the data of `[[report]]`.
+        broken_images: how many different images could not be decoded; other examples took their places.
+        cut_texts: how many of the texts shown had more tokens than the model has positions.
+        without_text: rows of the data with no text, left out.
+        notices: everything that people were told.
+    """
+
+    folder: Path
+    finished: bool
+    step: int
+    steps: int
+    resumed_from: int | None
+    seconds: float
+    images_per_second: float | None
+    loss: float | None
+    best_step: int | None
+    best_score: float | None
+    validation: tuple[Figure, ...]
+    report: tuple[Figure, ...]
+    broken_images: int
+    cut_texts: int
+    without_text: int
+    notices: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Ready for JSON."""
+        values = dict(vars(self))
+        values["folder"] = str(self.folder)
+        values["validation"] = [figure.to_dict() for figure in self.validation]
+        values["report"] = [figure.to_dict() for figure in self.report]
+        values["notices"] = list(self.notices)
+        return values
+
+
+def train(
+    config: TrainingConfig,
+    output: str | Path,
+    *,
+    progress: Callable[[TrainingProgress], None] | None = None,
+    should_stop: Callable[[], bool] | None = None,
+    restart: bool = False,
+) -> TrainingSummary:
+    """Train a model, or go on with a run that was stopped.
+
+    Args:
+        config: all settings.
+        output: folder for the result; made if it is not there.
+        progress: called every `log_every` steps, after validations, and with notices.
+        should_stop: asked before every step; True saves the state and returns.
+        restart: throw away what an earlier run left in the folder.
+
+    Raises:
+        ConfigurationError: settings that are impossible or do not fit the model.
+        ModelNotFoundError: the base is not there.
+        CheckpointError: the base cannot be read.
+        TrainingDataError: the data cannot be read or holds nothing to learn from.
+        ResumeError: the folder holds another run, or another process is at work in it.
+        TrainingDivergedError: the loss is no longer a number; the last good state is kept.
+    """
+    begin_seconds = time.monotonic()
+    keep_compiled_code()
+    output = Path(output)
+    work = output / WORK_FOLDER
+    work.mkdir(parents=True, exist_ok=True)
+    with _alone(work):
+        if restart:
+            _clear(work)
+        prepared = prepare_run(config, work)
+        with closing(prepared.batches):
+            return _Run(
+                prepared, output, progress or (lambda _: None), should_stop or (lambda: False), begin_seconds
+            ).go()
+
+
+@contextmanager
+def _alone(work: Path) -> Iterator[None]:
+    lock = FileLock(work / "lock", timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise ResumeError(
+            f"another process is training in {work.parent}: wait for it or take another folder"
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _clear(work: Path) -> None:
+    for item in work.iterdir():
+        if item.is_dir():
+            shutil.rmtree(item)
+        elif item.name != "lock":
+            item.unlink()
+
+
+@dataclass
+class _Best:
+    """The best state so far: what of it goes into a checkpoint's facts."""
+
+    step: int | None = None
+    score: float | None = None
+    scores: dict[str, dict[str, float]] = field(default_factory=dict)
+
+
+@dataclass
+class _Unseen:
+    """Steps whose outcome was not looked at yet: looking makes the program wait for the device."""
+
+    after_step: int
+    measured: list[Measured] = field(default_factory=list)
+    since_seconds: float = field(default_factory=time.perf_counter)
+
+
+class _Run:
+    """A run in this process."""
+
+    def __init__(
+        self,
+        prepared: Prepared,
+        output: Path,
+        progress: Callable[[TrainingProgress], None],
+        should_stop: Callable[[], bool],
+        begin_seconds: float,
+    ) -> None:
+        self._prepared = prepared
+        self._config = prepared.config
+        self._output = output
+        self._work = output / WORK_FOLDER
+        self._progress = progress
+        self._should_stop = should_stop
+        self._begin_seconds = begin_seconds
+        self._notices: list[str] = []
+        self._best = _Best()
+        self._broken: set[str] = set()
+        self._cut_texts = 0
+        self._report: tuple[Figure, ...] = ()
+        self._trained_seconds = 0.0
+        self._trained_steps = 0
+
+    def go(self) -> TrainingSummary:
+        """Train, or go on training, to the end or until asked to stop."""
+        with ExitStack() as stack:
+            checkpoints = stack.enter_context(Checkpoints(self._work / "checkpoints"))
+            known = self._known_run()
+            resumes = known is not None and checkpoints.latest_step() is not None
+            self._steps: int = known["steps"] if known is not None and resumes else self._count_steps()
+            if not resumes:
+                self._write_run()
+            trainer = self._prepared.trainer(self._steps)
+            state = trainer.start(self._prepared.parameters)
+            resumed_from = None
+            if resumes:
+                state, remembered = checkpoints.restore(state)
+                resumed_from = int(state.step)
+                self._recall(remembered)
+            self._journal = stack.enter_context(
+                closing(Journal(self._work / "log.jsonl", resume_step=resumed_from or 0))
+            )
+            self._broken = {event["origin"] for event in self._journal.of("broken_image")}
+            self._journal.write(
+                "start", step=resumed_from or 0, steps=self._steps, settings=self._config.to_dict()
+            )
+            self._tell_beforehand(resumed_from)
+            state = self._train(state, trainer, checkpoints)
+            finished = int(state.step) >= self._steps
+            if finished:
+                self._finish(state, trainer)
+            return self._summary(int(state.step), finished=finished, resumed_from=resumed_from)
+
+    # Before the first step
+
+    def _facts(self) -> dict[str, Any]:
+        """What must be the same for a run to go on."""
+        weights = sorted(self._prepared.start.folder.glob("*.safetensors"))
+        return {
+            "settings": self._config.to_dict(),
+            "start": fingerprint_of_settings({file.name: fingerprint_of_file(file) for file in weights}),
+            "examples": [len(source.entries) for source in self._prepared.data.training],
+            "text_length": self._prepared.tokenizer.length,
+        }
+
+    def _known_run(self) -> dict[str, Any] | None:
+        """What an earlier process wrote of this run; ResumeError if it was another one."""
+        path = self._work / _RUN_NAME
+        if not path.is_file():
+            return None
+        try:
+            known: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ResumeError(f"{path} is damaged ({error}): restart, or choose another folder") from error
+        before, now = _flatten(known), _flatten(json.loads(json.dumps(self._facts())))
+        before.pop("steps", None)
+        different = [
+            f"{name} was {before.get(name)!r} and is {now.get(name)!r}"
+            for name in sorted(before.keys() | now.keys())
+            if before.get(name) != now.get(name) and not name.startswith(_HARMLESS)
+        ]
+        if different:
+            raise ResumeError(
+                f"{self._output} holds a run with other settings: {'; '.join(different)}. Choose another folder, go "
+                "back to those settings, or restart, which throws the earlier run away"
+            )
+        return known
+
+    def _write_run(self) -> None:
+        path = self._work / _RUN_NAME
+        unfinished = path.with_suffix(".unfinished")
+        unfinished.write_text(
+            json.dumps(self._facts() | {"steps": self._steps}, indent=2) + "\n", encoding="utf-8"
+        )
+        unfinished.replace(path)
+
+    def _count_steps(self) -> int:
+        """How many steps the run shall have, measured where its time is limited."""
+        plan = self._config.schedule
+        steps = plan.steps or max(1, math.ceil(plan.epochs * self._prepared.data.examples / plan.batch_size))
+        if plan.max_minutes is None:
+            return steps
+        # On a state of its own: what is learnt in the measurement is thrown away.
+        trainer = self._prepared.trainer(steps)
+        state = trainer.start(self._prepared.parameters)
+        count = min(steps, 1 + _TIMED_STEPS)
+        began = time.perf_counter()
+        with closing(self._prepared.batches.from_step(0, count)) as stream:
+            for number, batch in enumerate(stream):
+                state, measured = trainer.step(state, trainer.place(batch))
+                measured.loss.block_until_ready()
+                if number == 0 and count > 1:
+                    began = time.perf_counter()  # without compilation
+        step_seconds = (time.perf_counter() - began) / max(1, count - 1)
+        self._score(self._prepared.parameters)  # compiles
+        began = time.perf_counter()
+        self._score(self._prepared.parameters)
+        validation_seconds = time.perf_counter() - began
+        spent_seconds = time.monotonic() - self._begin_seconds
+        validations = _VALIDATIONS + 1 if plan.validate_every is None else steps // plan.validate_every + 1
+        left_seconds = (
+            plan.max_minutes * 60 * (1 - _RESERVE) - spent_seconds - (validations + 1) * validation_seconds
+        )
+        affordable = int(left_seconds / step_seconds)
+        if affordable < 1:
+            raise TrainingError(
+                f"schedule.max_minutes = {plan.max_minutes:g} is too short: getting ready took {spent_seconds:.0f} s, "
+                f"and one step takes {step_seconds:.2f} s. Allow more time, or use a smaller model or batch"
+            )
+        if affordable < steps:
+            self._notice(
+                f"{steps} steps would take longer than {plan.max_minutes:g} minutes: {affordable} steps of "
+                f"{step_seconds:.2f} s are planned"
+            )
+        return min(steps, affordable)
+
+    def _recall(self, remembered: dict[str, Any]) -> None:
+        self._cut_texts = remembered["cut_texts"]
+        step = remembered["best_step"]
+        if step is not None and self._best_folder(step).is_dir():
+            self._best = _Best(step, remembered["best_score"], remembered["best_scores"])
+
+    def _tell_beforehand(self, resumed_from: int | None) -> None:
+        without_text = self._prepared.data.without_text
+        if resumed_from is not None:
+            self._notice(f"going on from step {resumed_from} of {self._steps}")
+        if without_text:
+            self._notice(f"{without_text} images without a caption or name are left out")
+        if not self._prepared.tests:
+            self._notice(
+                "too few examples are held out to be scored: there is no validation, the last state is kept"
+            )
+        for test in self._prepared.tests:
+            self._note_broken(0, test.broken)
+
+    # Training
+
+    def _train(self, state: State, trainer: Trainer, checkpoints: Checkpoints) -> State:
+        step = int(state.step)
+        if step == 0:
+            self._validate(0, state, trainer)
+        plan = self._config.schedule
+        validate_every = plan.validate_every or math.ceil(self._steps / _VALIDATIONS)
+        checkpoint_every = plan.checkpoint_every or math.ceil(self._steps / _CHECKPOINTS)
+        unseen = _Unseen(step)
+        with closing(self._prepared.batches.from_step(step, self._steps)) as stream:
+            while step < self._steps:
+                if self._should_stop():
+                    self._look(unseen)
+                    self._save(step, state, checkpoints)
+                    self._notice(f"stopped at step {step} of {self._steps}; start again to go on")
+                    return state
+                batch = next(stream)
+                state, measured = trainer.step(state, trainer.place(batch))
+                step += 1
+                unseen.measured.append(measured)
+                self._cut_texts += batch.cut_texts
+                self._note_broken(step, batch.broken)
+                validates = step % validate_every == 0 or step == self._steps
+                saves = step % checkpoint_every == 0 or step == self._steps
+                if len(unseen.measured) >= plan.log_every or validates or saves:
+                    self._look(unseen)
+                    unseen = _Unseen(step)
+                if validates:
+                    self._validate(step, state, trainer)
+                if saves:
+                    self._save(step, state, checkpoints)
+                if validates or saves:
+                    unseen = _Unseen(step)  # the time that this took is not the training's
+        return state
+
+    def _look(self, unseen: _Unseen) -> None:
+        """Look at the outcome of some steps, log it, and stop where it is not a number."""
+        if not unseen.measured:
+            return
+        losses = [float(measured.loss) for measured in unseen.measured]
+        norms = [float(measured.gradient_norm) for measured in unseen.measured]
+        seconds = time.perf_counter() - unseen.since_seconds
+        step = unseen.after_step + len(losses)
+        for number, (loss, norm) in enumerate(zip(losses, norms, strict=True), start=unseen.after_step + 1):
+            if not (math.isfinite(loss) and math.isfinite(norm)):
+                self._stop_diverged(number, loss, norm)
+        self._trained_seconds += seconds
+        self._trained_steps += len(losses)
+        loss = sum(losses) / len(losses)
+        rate = self._learning_rate(step)
+        images_per_second = len(losses) * self._config.schedule.batch_size / seconds
+        self._journal.write(
+            "step",
+            step=step,
+            loss=loss,
+            gradient_norm=sum(norms) / len(norms),
+            logit_scale=float(unseen.measured[-1].logit_scale),
+            learning_rate=rate,
+            images_per_second=images_per_second,
+        )
+        self._progress(
+            TrainingProgress(
+                step,
+                self._steps,
+                loss=loss,
+                learning_rate=rate,
+                images_per_second=images_per_second,
+                seconds_left=self._trained_seconds / self._trained_steps * (self._steps - step),
+            )
+        )
+
+    def _learning_rate(self, step: int) -> float:
+        """The rate that the last of so many steps was taken with."""
+        return float(np.asarray(schedule(self._config.optimizer, self._steps)(step - 1)))
+
+    def _stop_diverged(self, step: int, loss: float, norm: float) -> None:
+        config = self._config.optimizer
+        folder = self._work / "checkpoints"
+        kept = [int(item.name) for item in folder.iterdir() if item.name.isdecimal()]
+        good = f"the state of step {max(kept)} is kept in {folder}" if kept else "no state had been saved yet"
+        advice = [
+            f"lower optimizer.learning_rate (it is {config.learning_rate:g}; try {config.learning_rate / 3:.2g})"
+        ]
+        if config.warmup < 0.1:
+            advice.append(f"lengthen optimizer.warmup (it is {config.warmup:g}; try 0.1)")
+        if config.clip_norm is None or config.clip_norm > 1:
+            advice.append(f"set optimizer.clip_norm = 1.0 (it is {config.clip_norm})")
+        if self._config.model.dtype != "float32":
+            advice.append('compute with model.dtype = "float32"')
+        message = (
+            f"step {step}: the loss is {loss} and the gradient's norm {norm}, at a learning rate of "
+            f"{self._learning_rate(step):.2g}; {good}. To mend it, {', or '.join(advice)}; then restart"
+        )
+        self._journal.write("diverged", step=step, message=message)
+        raise TrainingDivergedError(message)
+
+    def _validate(self, step: int, state: State, trainer: Trainer) -> None:
+        if not self._prepared.tests:
+            return
+        parameters = trainer.whole(state.best_guess)
+        scores = self._score(parameters)
+        mean = overall(list(scores.values()))
+        self._journal.write("validation", step=step, score=mean, scores=scores)
+        if self._best.score is None or mean > self._best.score:
+            self._keep_best(_Best(step, mean, scores), parameters)
+        self._progress(TrainingProgress(step, self._steps, scores=scores))
+
+    def _keep_best(self, best: _Best, parameters: Parameters) -> None:
+        folder = self._best_folder(best.step)
+        shutil.rmtree(folder, ignore_errors=True)
+        write_model(folder, self._prepared.start, parameters, self._config.weights_dtype)
+        self._best = best
+
+    def _best_folder(self, step: int | None) -> Path:
+        return self._work / f"best-{step}"
+
+    def _score(self, parameters: Parameters) -> dict[str, dict[str, float]]:
+        return {test.title: score(test, self._prepared.embedder, parameters) for test in self._prepared.tests}
+
+    def _save(self, step: int, state: State, checkpoints: Checkpoints) -> None:
+        if checkpoints.latest_step() != step:
+            facts = {
+                "best_step": self._best.step,
+                "best_score": self._best.score,
+                "best_scores": self._best.scores,
+                "cut_texts": self._cut_texts,
+            }
+            checkpoints.save(step, state, facts)
+        # Not before: until this state was whole, an earlier one that knew another best might have been gone back to.
+        for folder in self._work.glob("best-*"):
+            if folder != self._best_folder(self._best.step):
+                shutil.rmtree(folder)
+
+    # After the last step
+
+    def _finish(self, state: State, trainer: Trainer) -> None:
+        if self._best.step is None:
+            self._keep_best(_Best(int(state.step)), trainer.whole(state.best_guess))
+        folder = self._best_folder(self._best.step)
+        publish(folder, self._output)
+        kept = load_start(folder, self._config.model.dtype)
+        self._report = self._measure_report(self._prepared.blueprint.take(kept.model))
+        self._journal.write(
+            "end",
+            step=int(state.step),
+            best_step=self._best.step,
+            best_score=self._best.score,
+            report=[figure.to_dict() for figure in self._report],
+        )
+        if not draw_curve(self._work / CURVE_NAME, self._journal):
+            self._notice("no learning curve was drawn: pip install 'imago-search[train]' brings matplotlib")
+        write_card(
+            self._output / CARD_NAME,
+            self._config,
+            self._report,
+            self._validation_figures(),
+            self._how_trained(state),
+        )
+
+    def _measure_report(self, parameters: Parameters) -> tuple[Figure, ...]:
+        prepared = self._prepared
+        figures = []
+        for settings in self._config.report:
+            test = prepared.test_set(open_source(settings), settings.title or settings.path.name)
+            if test is None:
+                self._notice(
+                    f"{settings.path} cannot be scored: it has less than two images, or one class only"
+                )
+                continue
+            before = (
+                None
+                if self._config.model.base is None
+                else score(test, prepared.embedder, prepared.parameters)
+            )
+            figures.append(Figure.of(test, score(test, prepared.embedder, parameters), before))
+        return tuple(figures)
+
+    def _validation_figures(self) -> tuple[Figure, ...]:
+        first = self._journal.of("validation")[:1]
+        before = first[0]["scores"] if first and self._config.model.base is not None else {}
+        return tuple(
+            Figure.of(test, self._best.scores[test.title], before.get(test.title))
+            for test in self._prepared.tests
+            if test.title in self._best.scores
+        )
+
+    def _how_trained(self, state: State) -> dict[str, str]:
+        config = self._config
+        count = sum(value.size for value in self._prepared.parameters.values())
+        trained = sum(value.size for value in state.trained.values())
+        return {
+            "parameters": f"{count:,}, of which trained: {trained:,}",
+            "steps": f"{self._steps:,} of {config.schedule.batch_size} pairs",
+            "examples": ", ".join(
+                f"{source.title}: {len(source.entries):,}" for source in self._prepared.data.training
+            ),
+            "kept state": f"step {self._best.step:,}",
+            "learning rate": f"{config.optimizer.learning_rate:g}, warm-up {config.optimizer.warmup:g}, cosine",
+            "compute": f"{config.model.dtype}, {jax.default_backend()}",
+            "broken images": f"{len(self._broken):,}",
+            "texts cut": f"{self._cut_texts:,}",
+            "Imago": package_version() or "unknown",
+        }
+
+    # For people
+
+    def _notice(self, line: str) -> None:
+        self._notices.append(line)
+        self._progress(TrainingProgress(0, getattr(self, "_steps", 0), notice=line))
+
+    def _note_broken(self, step: int, broken: tuple[tuple[str, str], ...]) -> None:
+        for origin, reason in broken:
+            if origin not in self._broken:
+                self._broken.add(origin)
+                self._journal.write("broken_image", step=step, origin=origin, reason=reason)
+                if len(self._broken) <= _BROKEN_TOLD:
+                    self._notice(f"skipped {origin}: {reason}")
+
+    def _summary(self, step: int, *, finished: bool, resumed_from: int | None) -> TrainingSummary:
+        if len(self._broken) > _BROKEN_TOLD:
+            self._notice(
+                f"{len(self._broken)} images could not be decoded; the log lists all: {self._work / 'log.jsonl'}"
+            )
+        if self._cut_texts:
+            self._notice(
+                f"{self._cut_texts} texts had more than {self._prepared.tokenizer.length} tokens and were cut"
+            )
+        losses = self._journal.of("step")
+        return TrainingSummary(
+            folder=self._output,
+            finished=finished,
+            step=step,
+            steps=self._steps,
+            resumed_from=resumed_from,
+            seconds=time.monotonic() - self._begin_seconds,
+            images_per_second=(
+                self._trained_steps * self._config.schedule.batch_size / self._trained_seconds
+                if self._trained_steps
+                else None
+            ),
+            loss=losses[-1]["loss"] if losses else None,
+            best_step=self._best.step,
+            best_score=self._best.score,
+            validation=self._validation_figures(),
+            report=self._report,
+            broken_images=len(self._broken),
+            cut_texts=self._cut_texts,
+            without_text=self._prepared.data.without_text,
+            notices=tuple(self._notices),
+        )
+
+
+def _flatten(values: Any, name: str = "") -> dict[str, Any]:
+    """Nested dictionaries and lists as one dictionary of dotted names."""
+    if isinstance(values, dict):
+        items = list(values.items())
+    elif isinstance(values, list):
+        items = list(enumerate(values))
+    else:
+        return {name: values}
+    flat: dict[str, Any] = {}
+    for key, value in items:
+        flat |= _flatten(value, f"{name}.{key}" if name else str(key))
+    return flat

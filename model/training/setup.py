@@ -1,0 +1,290 @@
+"""Everything that must be known before the first step: data opened and checked, model and texts made ready."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import jax
+import numpy as np
+
+from model.errors import ConfigurationError
+from model.tokenizer import TextTokenizer
+from model.training.batches import BatchMaker, LengthCounter
+from model.training.errors import TrainingDataError
+from model.training.evaluation import TestSet, prepare
+from model.training.parameters import LOGIT_BIAS, Blueprint, Plan, optimizer
+from model.training.sources import held_out, open_source, spread
+from model.training.start import find_base, load_start, make_new
+from model.training.step import Embedder, Trainer
+from model.training.texts import TextMaker
+from model.training.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from model.training.config import TrainingConfig
+    from model.training.parameters import Parameters
+    from model.training.sources import Source
+    from model.training.start import Start
+
+# The longest of so many texts tells how long texts are; they are taken evenly from the first so many.
+_TEXTS_MEASURED, _TEXTS_LOOKED_AT = 5_000, 200_000
+# Lengths are rounded up to this, to leave some room for longer texts.
+_LENGTH_STEP_TOKENS = 8
+
+_MOST_WORKERS = 16
+
+
+@dataclass(frozen=True)
+class Data:
+    """The opened sources.
+
+    Attributes:
+        training: what is learnt from.
+        held_out: what is validated on; sources that hold nothing out are missing.
+        whole: the sources before anything was held out.
+        weights: share of each training source in the mixture.
+        examples: how many an epoch has, weights counted in.
+    """
+
+    training: tuple[Source, ...]
+    held_out: tuple[tuple[Source, Source], ...]
+    weights: tuple[float, ...]
+    examples: float
+
+    @property
+    def without_text(self) -> int:
+        """Rows that were left out because nothing is said about their image."""
+        return sum(source.without_text for source in self.training)
+
+
+def open_data(config: TrainingConfig) -> Data:
+    """Open all sources and hold out what is validated on.
+
+    Raises:
+        TrainingDataError: a source cannot be read, or all sources together name only one thing.
+    """
+    training, validation, weights = [], [], []
+    for number, settings in enumerate(config.data):
+        source = open_source(settings)
+        away = held_out(source, config.validation.share)
+        training.append(source.keep(~away))
+        weights.append(settings.weight * len(training[number].entries))
+        if away.any():
+            some = source.keep(away)
+            wanted = np.zeros(len(some.entries), bool)
+            wanted[list(spread(len(some.entries), config.validation.limit))] = True
+            validation.append((some.keep(wanted), source))
+    said = {entry.captions or entry.names for source in training for entry in source.entries}
+    if len(said) < 2:
+        only = ", ".join(next(iter(said)))
+        raise TrainingDataError(
+            f"all images are called the same: {only!r}. Training compares different things: add at least one more "
+            "class folder, or images with other captions"
+        )
+    return Data(tuple(training), tuple(validation), tuple(weights), sum(weights))
+
+
+def texts_of(data: Data, maker: TextMaker, templates: Sequence[str]) -> Iterator[str]:
+    """All texts that training can show, captions once and every name in every template."""
+    named: set[str] = set()
+    for source in data.training:
+        for entry in source.entries:
+            yield from entry.captions
+            if not entry.captions:
+                meaning = maker.meaning(entry)
+                named.update(meaning.names, meaning.broader)
+    for term in sorted(named):
+        for template in templates:
+            yield maker.fill(template, term)
+
+
+def starting_folder(config: TrainingConfig, data: Data, maker: TextMaker, work: Path) -> Path:
+    """The folder of the checkpoint to start from; of a new model it is made in the run's own folder, once."""
+    if config.model.new is None:
+        return find_base(config.model)
+    folder = work / "start"
+    if not folder.is_dir():
+        make_new(config.model.new, folder, texts_of(data, maker, config.text.templates), config.seed)
+    return folder
+
+
+def make_tokenizer(config: TrainingConfig, start: Start, data: Data, maker: TextMaker) -> LengthCounter:
+    """The checkpoint's tokenizer, padding to the length that the texts need."""
+    description = start.description
+    limit = description.text_length
+    if config.text.length is not None and config.text.length > limit:
+        raise ConfigurationError(
+            f"text.length = {config.text.length} is more than the {limit} positions of the text tower: lower it"
+        )
+
+    def tokenizer(length: int) -> TextTokenizer:
+        return TextTokenizer.from_pretrained(
+            description.folder, max_length=length, pad_id=description.pad_id, cleaning=description.cleaning
+        )
+
+    length = config.text.length
+    if description.pads_to_full_length:
+        length = limit
+    elif length is None:
+        every = texts_of(data, maker, config.text.templates)
+        some = list(itertools.islice(every, _TEXTS_LOOKED_AT))
+        ids = tokenizer(limit).ids(some[:: max(1, len(some) // _TEXTS_MEASURED)])
+        longest = max(map(len, ids))
+        length = min(limit, math.ceil(longest / _LENGTH_STEP_TOKENS) * _LENGTH_STEP_TOKENS)
+    # A tokenizer's own limit, where it is smaller, is the text tower's.
+    fitting = tokenizer(length)
+    if description.vocabulary_size < fitting.vocabulary_size:
+        raise ConfigurationError(
+            f"the tokenizer has {fitting.vocabulary_size} tokens, the text tower knows {description.vocabulary_size}: "
+            "they do not belong together"
+        )
+    return LengthCounter(fitting, tokenizer(length + 1), length=min(length, fitting.max_length))
+
+
+def worker_count(config: TrainingConfig) -> int:
+    """Decoding threads."""
+    return config.workers or min(_MOST_WORKERS, os.cpu_count() or 1)
+
+
+def choose_devices(config: TrainingConfig) -> list[jax.Device]:
+    """The devices that share each batch; ConfigurationError where there are not so many, or it cannot be divided."""
+    devices = jax.devices()
+    if config.devices is not None:
+        if config.devices > len(devices):
+            raise ConfigurationError(f"devices = {config.devices}, but there are only {len(devices)}")
+        devices = devices[: config.devices]
+    batch, parts = config.schedule.batch_size, config.schedule.accumulate
+    if batch % (parts * len(devices)):
+        raise ConfigurationError(
+            f"schedule.batch_size = {batch} cannot be divided into {parts} parts on each of {len(devices)} devices: "
+            f"use a multiple of {parts * len(devices)}"
+        )
+    return devices
+
+
+def make_trainer(
+    config: TrainingConfig, start: Start, blueprint: Blueprint, parameters: Parameters, steps: int
+) -> Trainer:
+    """The compiled functions of a run of so many steps.
+
+    Raises:
+        ConfigurationError: a pattern matches nothing, or the loss does not suit the model.
+    """
+    loss = start.loss if config.loss == "auto" else config.loss
+    if loss == "sigmoid" and LOGIT_BIAS not in parameters:
+        raise ConfigurationError(
+            f"loss = 'sigmoid' needs a model with a logit bias, which {type(start.model).__name__} has not: "
+            "use loss = 'softmax'"
+        )
+    plan = Plan.of(config.model, {name: value.shape for name, value in parameters.items()})
+    return Trainer(
+        blueprint,
+        plan,
+        parameters,
+        loss="sigmoid" if loss == "sigmoid" else "softmax",
+        lora=config.model.lora,
+        optimizer_config=config.optimizer,
+        transform=optimizer(config.optimizer, plan, steps),
+        preprocessor=start.description.preprocessor,
+        accumulate=config.schedule.accumulate,
+        devices=choose_devices(config),
+        seed=config.seed,
+    )
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """All that a run needs and that does not change during it.
+
+    Attributes:
+        config: the settings.
+        data: the opened sources.
+        start: the checkpoint that training starts from.
+        blueprint: of its model.
+        parameters: all of its parameters, at the beginning.
+        tokenizer: makes ids of texts.
+        batches: makes batches of the data; to be closed.
+        tests: what is validated on.
+        embedder: its towers alone.
+    """
+
+    config: TrainingConfig
+    data: Data
+    start: Start
+    blueprint: Blueprint
+    parameters: Parameters
+    tokenizer: LengthCounter
+    batches: BatchMaker
+    tests: tuple[TestSet, ...]
+    embedder: Embedder
+
+    def trainer(self, steps: int) -> Trainer:
+        """The compiled functions of a run of so many steps; raises as `make_trainer`."""
+        return make_trainer(self.config, self.start, self.blueprint, self.parameters, steps)
+
+    def test_set(self, source: Source, title: str, classes: Source | None = None) -> TestSet | None:
+        """Make a test set of a source; None if there is nothing to score."""
+        with ThreadPoolExecutor(worker_count(self.config)) as pool:
+            return prepare(
+                source,
+                title,
+                preprocessor=self.start.description.preprocessor,
+                tokenizer=self.tokenizer,
+                pool=pool,
+                classes=classes,
+            )
+
+
+def prepare_run(config: TrainingConfig, work: Path) -> Prepared:
+    """Open and check everything.
+
+    Args:
+        config: the settings.
+        work: the run's own folder.
+    """
+    devices = choose_devices(config)
+    maker = TextMaker(config.text, Vocabulary.load(config.text.vocabulary))
+    data = open_data(config)
+    start = load_start(starting_folder(config, data, maker, work), config.model.dtype)
+    tokenizer = make_tokenizer(config, start, data, maker)
+    preprocessor = start.description.preprocessor
+    blueprint = Blueprint(start.model)
+    batches = BatchMaker(
+        data.training,
+        data.weights,
+        batch_size=config.schedule.batch_size,
+        seed=config.seed,
+        preprocessor=preprocessor,
+        augmentation=config.augmentation,
+        texts=maker,
+        tokenizer=tokenizer,
+        workers=worker_count(config),
+        window_examples=config.shuffle_examples,
+        window_bytes=config.shuffle_bytes,
+    )
+    prepared = Prepared(
+        config,
+        data,
+        start,
+        blueprint,
+        blueprint.take(start.model),
+        tokenizer,
+        batches,
+        (),
+        Embedder(blueprint, preprocessor, devices),
+    )
+    titles: dict[str, int] = {}
+    tests = []
+    for source, whole in data.held_out:
+        count = titles[source.title] = titles.get(source.title, 0) + 1
+        # Two sources of the same name are two tests all the same.
+        title = source.title if count == 1 else f"{source.title} ({count})"
+        tests.append(prepared.test_set(source, title, whole))
+    return replace(prepared, tests=tuple(test for test in tests if test is not None))
