@@ -28,6 +28,7 @@ from __future__ import annotations
 import json
 import math
 import sys
+import warnings
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -479,7 +480,8 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 def _upright(image: Image.Image) -> Image.Image:
     try:
-        return ImageOps.exif_transpose(image)
+        with warnings.catch_warnings(action="ignore"):  # of Pillow, on metadata that is cut short
+            return ImageOps.exif_transpose(image)
     except (ArithmeticError, AttributeError, LookupError, OSError, SyntaxError, TypeError, ValueError):
         # Metadata written by careless programs raises almost anything; the pixels are good all the same.
         return image
