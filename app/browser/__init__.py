@@ -1,0 +1,1 @@
+"""The browser app: a Streamlit server on this machine and the pages it shows."""

@@ -1,0 +1,59 @@
+"""The parts of the page that plain Streamlit cannot do well, made with its own component interface.
+
+Each is one JavaScript and one style file beside this module. Their elements are built from data with
+`textContent` and attributes alone: names and EXIF texts from files are never parsed as HTML.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import streamlit as st
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_FOLDER = Path(__file__).parent
+
+
+@cache
+def _component(name: str) -> Callable[..., Any]:
+    script = _read("common.js") + _read(f"{name}.js")
+    return st.components.v2.component(
+        f"imago_{name}", html=f'<div class="{name}"></div>', css=_read(f"{name}.css"), js=script
+    )
+
+
+def _read(name: str) -> str:
+    return (_FOLDER / name).read_text(encoding="utf-8")
+
+
+def search_bar(data: dict[str, Any], *, key: str, on_search: Callable[[], None]) -> Any:
+    """Show the search field.
+
+    Args:
+        data: `query`, `placeholder`, `problem` (None, or `text`, `query`, `column`, `length`), `uploads` (`name`
+            and `thumbnail` of each picture in the query), `saved`, `filters`, `values` (what to suggest),
+            `maximum_upload_bytes`, `base` (what addresses begin with).
+        key: Under which the state holds `search`: a dictionary with the new `query`.
+        on_search: Called before the next run of the page.
+    """
+    return _component("search_bar")(data=data, key=key, on_search_change=on_search)
+
+
+def results(
+    data: dict[str, Any], *, key: str, on_more: Callable[[], None], on_act: Callable[[], None]
+) -> Any:
+    """Show hits as a grid, and each one large.
+
+    Args:
+        data: Columns with an entry a hit: `ids`, `hashes`, `names`, `folder` (index into `folders`), `aspects`,
+            `shares` (0 to 1 or None), `tips`, `folded`; and `folders`, `token` (another one scrolls to the top),
+            `has_more`, `label`, `base`.
+        key: Under which the state holds `more` (how many hits are shown) and `act` (`kind`, and `id` or `query`).
+        on_more: Called when the end of the grid comes near.
+        on_act: Called when an action was chosen for a picture.
+    """
+    return _component("results")(data=data, key=key, on_more_change=on_more, on_act_change=on_act)

@@ -1,0 +1,30 @@
+"""The browser app's frame: what every page shares. Streamlit runs this file from top to bottom each time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import streamlit as st
+
+from app.browser import search_page
+from app.browser.frame import guarded
+
+st.set_page_config(page_title="Imago", page_icon=Path(__file__).parent / "icon.svg", layout="wide")
+st.html(
+    """<style>
+    .stMainBlockContainer { padding-top: 4.5rem; padding-bottom: 3rem; }
+    @media (max-width: 640px) { .stMainBlockContainer { padding-left: 0.8rem; padding-right: 0.8rem; } }
+    </style>"""
+)
+st.navigation(
+    [
+        st.Page(
+            guarded(search_page.show),
+            title="Search",
+            icon=":material/search:",
+            url_path="search",
+            default=True,
+        ),
+    ],
+    position="top",
+).run()

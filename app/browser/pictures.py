@@ -1,0 +1,125 @@
+"""What the browser fetches besides the page: thumbnails, large views, originals and facts, all by image id.
+
+No address here holds a path, so no path trick can reach a file: an id and a content hash are looked up in the
+library, and what lies there must still have that hash.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.routing import Route
+
+from app import thumbnails
+from app.browser.shelf import current_library
+from app.browser.uploads import MAXIMUM_UPLOAD_BYTES, uploads
+from app.browser.wording import facts_of, shown
+from indexer.errors import ImageGoneError, LibraryError
+from search import SearchError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from starlette.requests import Request
+
+    from indexer.records import ImageRecord
+
+_CONTENT_HASH = re.compile(r"[0-9a-f]{64}")
+
+HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Content-Security-Policy": "default-src 'none'; sandbox",
+}
+"""Other sites may neither show nor read what lies here, and nothing in a file may run."""
+
+FOREVER = {"Cache-Control": "private, max-age=31536000, immutable"}
+"""The address names the content, so what it shows never changes."""
+
+
+def picture_routes(library_path: Path) -> list[Route]:
+    """Return the routes that serve pictures of the library at `library_path`."""
+
+    def by_id(answer: Callable[[ImageRecord], Response | None]) -> Callable[[Request], Response]:
+        def endpoint(request: Request) -> Response:
+            record = _record(
+                library_path, request.path_params["image_id"], request.path_params["content_hash"]
+            )
+            response = None if record is None else answer(record)
+            return response or PlainTextResponse("There is no such picture now.", 404, HEADERS)
+
+        return endpoint
+
+    def thumbnail(record: ImageRecord) -> Response | None:
+        return _picture(thumbnails.thumbnail(record.path, record.content_hash, library_path), "image/webp")
+
+    def view(record: ImageRecord) -> Response | None:
+        return _picture(thumbnails.view(record.path, record.content_hash), "image/jpeg")
+
+    def details(record: ImageRecord) -> Response:
+        return JSONResponse({"path": shown(record.path), "facts": facts_of(record)}, headers=HEADERS)
+
+    base = "/pictures/{image_id:int}/{content_hash}"
+    return [
+        Route(f"{base}/thumbnail.webp", by_id(thumbnail)),
+        Route(f"{base}/view.jpg", by_id(view)),
+        Route(f"{base}/details.json", by_id(details)),
+        Route(f"{base}/original", by_id(_original)),
+        Route("/uploads", _upload, methods=["POST"]),
+        Route("/uploads/{name}.webp", _upload_thumbnail),
+    ]
+
+
+def _record(library_path: Path, image_id: int, content_hash: str) -> ImageRecord | None:
+    if not _CONTENT_HASH.fullmatch(content_hash):
+        return None
+    try:
+        (record,) = current_library(library_path).reader.images([image_id])
+    except (LibraryError, ImageGoneError, OverflowError):
+        return None
+    return record if record.content_hash == content_hash else None
+
+
+def _picture(data: bytes | None, media_type: str) -> Response | None:
+    return None if data is None else Response(data, media_type=media_type, headers=HEADERS | FOREVER)
+
+
+def _original(record: ImageRecord) -> Response | None:
+    """Return the file itself, to be saved and never to be shown: a browser must not guess what it is."""
+    file = thumbnails.read_unchanged(record.path, record.content_hash)
+    if file is None:
+        return None
+    name = quote(shown(record.path.name), safe="")
+    headers = HEADERS | {"Content-Disposition": f"attachment; filename*=UTF-8''{name}"}
+    return Response(file.data, media_type="application/octet-stream", headers=headers)
+
+
+async def _upload(request: Request) -> Response:
+    # A page from elsewhere cannot set this header without being asked first, and is never allowed to.
+    if request.headers.get("x-imago") != "1":
+        return JSONResponse({"detail": "Uploads come from Imago's own page only."}, 403, HEADERS)
+    data = bytearray()
+    async for block in request.stream():
+        data += block
+        if len(data) > MAXIMUM_UPLOAD_BYTES:
+            limit = MAXIMUM_UPLOAD_BYTES >> 20
+            return JSONResponse(
+                {"detail": f"The picture is larger than the limit of {limit} MiB."}, 413, HEADERS
+            )
+    try:
+        name = await run_in_threadpool(uploads.add, bytes(data))
+    except SearchError as error:
+        return JSONResponse({"detail": str(error)}, 400, HEADERS)
+    return JSONResponse({"name": name}, headers=HEADERS)
+
+
+def _upload_thumbnail(request: Request) -> Response:
+    data = uploads.thumbnail(request.path_params["name"])
+    if data is None:
+        return PlainTextResponse("This upload is gone.", 404, HEADERS)
+    return Response(data, media_type="image/webp", headers=HEADERS | FOREVER)

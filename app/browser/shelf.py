@@ -1,0 +1,72 @@
+"""The one open library of this server: opened on the first look, fresh on every later one.
+
+Streamlit runs a page anew on every interaction, and thumbnails come by the dozen. Opening the library each time
+would check its vectors each time; so one stays open, is asked whether anything was committed since, and is
+opened anew only when its model changed or another library took its place.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import indexer
+
+if TYPE_CHECKING:
+    from search import Library
+
+_lock = threading.RLock()
+_open: tuple[Path, tuple[int, int], Library] | None = None
+
+
+def library_path() -> Path:
+    """Return where the library of this server lies."""
+    return Path(os.environ.get("IMAGO_LIBRARY") or indexer.default_library_path()).absolute()
+
+
+def current_library(path: Path | None = None) -> Library:
+    """Return the library, as it is now. Do not close it: others use it too.
+
+    Raises:
+        indexer.errors.LibraryError: No library there, a damaged one, or one that a newer version made.
+    """
+    from search import Library
+
+    global _open  # noqa: PLW0603 one per process is the point
+    path = path or library_path()
+    with _lock:
+        if _open is not None and _open[:2] == (path, _identity(path)):
+            library = _open[2]
+            model = library.reader.model
+            library.reader.refresh()
+            if library.reader.model == model:
+                return library
+        # The old one is not closed: a search may be running on it. It goes when that ends.
+        library = Library.open(path)
+        _open = (path, _identity(path), library)
+        return library
+
+
+def warm_up(path: Path) -> None:
+    """Load the library and its model in the background, so that the first query need not wait for them.
+
+    What is wrong with them is told to the one who asks; here nobody does.
+    """
+
+    def load() -> None:
+        with suppress(Exception):
+            current_library(path).encoder.encode_texts(["warm"])
+
+    threading.Thread(target=load, name="warm-up", daemon=True).start()
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    """Tell one catalog from another that took its place under the same path."""
+    try:
+        found = (path / "catalog.db").stat()
+    except OSError:
+        return (0, 0)
+    return (found.st_dev, found.st_ino)

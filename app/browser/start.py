@@ -1,0 +1,26 @@
+"""The page for those who have no library yet: it leads to the first index."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import streamlit as st
+
+from app.browser.frame import plain
+from app.browser.wording import shown
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def show_start(path: Path) -> None:
+    """Tell a newcomer how to make the first index."""
+    _, middle, _ = st.columns([1, 2, 1])
+    with middle:
+        st.title("Find your pictures by what they show")
+        st.markdown(
+            "Choose a folder of pictures. Imago looks at each one once, on this machine alone, and then finds "
+            "them by words, by another picture, or by both. Your files stay where they are, unchanged."
+        )
+        st.code("make index DIR=~/Pictures", language="bash")
+        st.caption(f"The library will lie in {plain(shown(path))}")

@@ -1,0 +1,120 @@
+"""Small pictures for grids and large ones for looking at, made from the files of a library.
+
+Thumbnails are made on first sight and kept in the library's `thumbnails/` folder. Both kinds are decoded by the
+indexer's own decoder, with its limits: a picture that was indexed may have been replaced by a hostile one since.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from indexer.decode import DecodeLimits, RefusedError, SkipError, decode, read_file
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from PIL import Image
+
+    from indexer.decode import ReadFile
+
+THUMBNAIL_PIXELS = 384
+"""Longest side. Sharp in a grid of five columns on a wide screen, also at twice the density."""
+
+VIEW_PIXELS = 2048
+"""Longest side of the picture that fills a window; more than most windows have."""
+
+WEBP_QUALITY = 75
+JPEG_QUALITY = 88
+
+
+def thumbnail(path: Path, content_hash: str, library_path: Path) -> bytes | None:
+    """Return a picture's thumbnail as WebP, or None if its file is gone, changed or damaged.
+
+    Thumbnails are named by content, so a moved file keeps its own and a changed one gets another. A library
+    that cannot be written works all the same, only slower.
+
+    Args:
+        path: The file.
+        content_hash: Hex SHA-256 that the file's bytes must have.
+        library_path: The library's folder.
+    """
+    kept = library_path / "thumbnails" / content_hash[:2] / f"{content_hash}.webp"
+    with contextlib.suppress(OSError):
+        return kept.read_bytes()
+    file = read_unchanged(path, content_hash)
+    data = None if file is None else render(file, THUMBNAIL_PIXELS, "WEBP")
+    if data is not None:
+        with contextlib.suppress(OSError):
+            _keep(kept, data)
+    return data
+
+
+def view(path: Path, content_hash: str) -> bytes | None:
+    """Return a picture as a JPEG that any browser shows, at most `VIEW_PIXELS` long; None as for `thumbnail`."""
+    file = read_unchanged(path, content_hash)
+    return None if file is None else render(file, VIEW_PIXELS, "JPEG")
+
+
+def render(file: ReadFile, longest_side_pixels: int, image_format: str) -> bytes | None:
+    """Return a picture upright, at most so large, as `WEBP` or `JPEG`; None if it cannot be decoded."""
+    from PIL import Image
+
+    try:
+        pixels, _ = decode(file, _Fit(longest_side_pixels), DecodeLimits())
+    except (RefusedError, MemoryError):
+        return None
+    buffer = BytesIO()
+    quality = WEBP_QUALITY if image_format == "WEBP" else JPEG_QUALITY
+    Image.fromarray(pixels).save(buffer, image_format, quality=quality)
+    return buffer.getvalue()
+
+
+def read_unchanged(path: Path, content_hash: str) -> ReadFile | None:
+    """Return a file's bytes if they have this hash; None if it is gone, changed, or too large.
+
+    Args:
+        path: The file.
+        content_hash: Hex SHA-256.
+    """
+    try:
+        file = read_file(str(path), DecodeLimits())
+    except (SkipError, RefusedError, OSError, MemoryError):
+        return None
+    return file if file.content_hash.hex() == content_hash else None
+
+
+@dataclass(frozen=True)
+class _Fit:
+    """Makes a picture upright, RGB, and at most so long; takes the place of a model's preprocessor."""
+
+    longest_side_pixels: int
+
+    @property
+    def minimum_side_pixels(self) -> int:
+        return self.longest_side_pixels
+
+    def __call__(self, image: Image.Image) -> NDArray[np.uint8]:
+        import numpy as np
+        from PIL import Image
+
+        from model.preprocess import to_rgb
+
+        upright = to_rgb(image)
+        size = (self.longest_side_pixels, self.longest_side_pixels)
+        upright.thumbnail(size, Image.Resampling.LANCZOS, reducing_gap=2.0)
+        return np.asarray(upright, dtype=np.uint8)
+
+
+def _keep(target: Path, data: bytes) -> None:
+    """Write beside the target and rename, so that nobody reads half a thumbnail."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=target.parent, suffix=".part")
+    with os.fdopen(handle, "wb") as file:
+        file.write(data)
+    Path(name).replace(target)

@@ -1,0 +1,173 @@
+"""The app as people meet it: a real server, a real library, a real Chromium."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+import pytest
+
+from search import Library
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
+
+    from .conftest import Server
+
+pytest.importorskip(
+    "playwright.sync_api", reason="Playwright is not installed: the browser tests are left out"
+)
+
+from playwright.sync_api import expect
+
+expect.set_options(timeout=30_000)  # the first query of all loads the model
+
+Visit = Callable[..., "Page"]
+
+
+def field(page: "Page"):
+    return page.get_by_role("combobox", name="Search your pictures")
+
+
+def tiles(page: "Page"):
+    return page.locator(".tile")
+
+
+def names(page: "Page") -> list[str]:
+    """The names under the pictures, in the order of the page."""
+    expect(tiles(page).first).to_be_visible()
+    return page.locator(".caption .name").all_inner_texts()
+
+
+def test_words_find_the_same_as_in_python_best_first(
+    visit: Visit, gallery_server: "Server", indexed_gallery: Path
+) -> None:
+    page = visit(gallery_server.address)
+    expect(field(page)).to_be_visible()
+    page.keyboard.press("/")
+    page.keyboard.type("a red car")
+    page.keyboard.press("Enter")
+    with Library.open(indexed_gallery) as library:
+        expected = [hit.path.name for hit in library.search("a red car", k=12)]
+    assert names(page) == expected
+    assert page.url.endswith("?q=a+red+car")
+
+
+def test_back_forward_and_reload_keep_query_and_picture(visit: Visit, gallery_server: "Server") -> None:
+    page = visit(f"{gallery_server.address}/?q=dog")
+    first = names(page)
+    field(page).fill("cat")
+    field(page).press("Enter")
+    page.wait_for_url("**/?q=cat")
+    expect(page.get_by_role("list", name="Pictures for cat")).to_be_visible()
+    second = names(page)
+    page.go_back()
+    expect(field(page)).to_have_value("dog")
+    expect(page.get_by_role("list", name="Pictures for dog")).to_be_visible()
+    assert names(page) == first
+    page.go_forward()
+    expect(field(page)).to_have_value("cat")
+    expect(page.get_by_role("list", name="Pictures for cat")).to_be_visible()
+    tiles(page).nth(1).click()
+    opened = page.get_by_role("dialog", name=second[1])
+    expect(opened).to_be_visible()
+    page.reload()
+    expect(opened).to_be_visible()
+    page.keyboard.press("Escape")
+    expect(opened).to_be_hidden()
+    assert page.url.endswith("/?q=cat")
+
+
+def test_everything_works_from_the_keyboard(visit: Visit, gallery_server: "Server") -> None:
+    page = visit(gallery_server.address)
+    expect(field(page)).to_be_visible()
+    page.keyboard.press("/")
+    page.keyboard.type("dog")
+    page.keyboard.press("Enter")
+    listed = names(page)
+    field(page).press("Escape")
+    page.keyboard.press("ArrowDown")
+    expect(tiles(page).first).to_be_focused()
+    page.keyboard.press("ArrowRight")
+    expect(tiles(page).nth(1)).to_be_focused()
+    page.keyboard.press("ArrowDown")
+    below = page.evaluate("document.activeElement.shadowRoot.activeElement.closest('li').ariaPosInSet")
+    assert int(below) > 2
+    page.keyboard.press("Home")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("dialog", name=listed[0])).to_be_visible()
+    page.keyboard.press("ArrowRight")
+    expect(page.get_by_role("dialog", name=listed[1])).to_be_visible()
+    assert "#image=" in page.url
+    page.keyboard.press("Escape")
+    expect(page.get_by_role("dialog")).to_have_count(0)
+    expect(tiles(page).nth(1)).to_be_focused()
+
+
+def test_names_and_metadata_from_files_are_text_only(visit: Visit, gallery_server: "Server") -> None:
+    from .conftest import HOSTILE_CAMERA, HOSTILE_NAME
+
+    page = visit(f"{gallery_server.address}/?q=dog")
+    listed = names(page)
+    assert HOSTILE_NAME in listed
+    tiles(page).nth(listed.index(HOSTILE_NAME)).click()
+    expect(page.get_by_role("heading", name=HOSTILE_NAME)).to_be_visible()
+    page.keyboard.press("Escape")
+    tiles(page).nth(listed.index("with-exif.jpg")).click()
+    expect(page.get_by_text(HOSTILE_CAMERA)).to_be_visible()
+    assert page.title() == "Imago"
+    assert page.evaluate("document.querySelectorAll('img[src=x]').length") == 0
+
+
+def test_a_query_cannot_write_html(visit: Visit, gallery_server: "Server") -> None:
+    evil = "<img src=x onerror=document.title=1>"
+    page = visit(f"{gallery_server.address}/?q={quote(evil)}")
+    expect(field(page)).to_have_value(evil)
+    expect(tiles(page).first).to_be_visible()
+    assert page.title() == "Imago"
+
+
+def test_pictures_are_small_and_come_as_they_are_seen(visit: Visit, gallery_server: "Server") -> None:
+    page = visit(f"{gallery_server.address}/?q=dog")
+    picture = tiles(page).first.locator("img")
+    expect(picture).to_have_js_property("complete", value=True)
+    assert re.search(r"/pictures/\d+/[0-9a-f]{64}/thumbnail\.webp$", picture.get_attribute("src") or "")
+    assert picture.evaluate("image => image.naturalWidth") > 0
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_light_and_dark_follow_the_system(visit: Visit, gallery_server: "Server", scheme: str) -> None:
+    page = visit(f"{gallery_server.address}/?q=dog", color_scheme=scheme)
+    names(page)
+    background = page.locator(".stApp").evaluate("element => getComputedStyle(element).backgroundColor")
+    brightness = sum(int(value) for value in re.findall(r"\d+", background)[:3]) / 3
+    assert brightness > 200 if scheme == "light" else brightness < 50
+
+
+def test_a_phone_shows_everything_without_sideways_scrolling(visit: Visit, gallery_server: "Server") -> None:
+    page = visit(
+        f"{gallery_server.address}/?q=dog",
+        viewport={"width": 390, "height": 800},
+        has_touch=True,
+        is_mobile=True,
+    )
+    listed = names(page)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    for tile in tiles(page).all():
+        box = tile.bounding_box()
+        assert box is not None
+        assert box["x"] >= 0
+        assert box["x"] + box["width"] <= 390
+    tiles(page).first.tap()
+    expect(page.get_by_role("dialog", name=listed[0])).to_be_visible()
+    expect(page.get_by_role("button", name="Close (Esc)")).to_be_in_viewport()
+
+
+def test_a_newcomer_is_led_to_the_first_index(
+    visit: Visit, start_server: Callable[[Path], "Server"], tmp_path: Path
+) -> None:
+    server = start_server(tmp_path / "none")
+    page = visit(server.address)
+    expect(page.get_by_role("heading", name="Find your pictures by what they show")).to_be_visible()
+    expect(page.get_by_text("make index")).to_be_visible()

@@ -1,0 +1,189 @@
+"""What is served besides the page: by id and content, and nothing else."""
+
+import hashlib
+import shutil
+from collections.abc import Iterator
+from io import BytesIO
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.testclient import TestClient
+
+from app.browser import uploads as uploads_module
+from app.browser.pictures import picture_routes
+from app.browser.server import OwnNameOnly
+from indexer import LibraryReader, index_folders
+from indexer.records import ImageRecord
+from model import Encoder
+
+
+@pytest.fixture
+def client(indexed_gallery: Path) -> Iterator[TestClient]:
+    application = Starlette(routes=picture_routes(indexed_gallery))
+    with TestClient(application) as client:
+        yield client
+
+
+def record_of(library: Path, name: str) -> ImageRecord:
+    with LibraryReader.open(library) as reader:
+        return next(record for record in reader.images(reader.ids()) if record.path.name == name)
+
+
+def address(record: ImageRecord, what: str) -> str:
+    return f"/pictures/{record.id}/{record.content_hash}/{what}"
+
+
+def test_thumbnails_are_small_kept_and_never_change(client: TestClient, indexed_gallery: Path) -> None:
+    record = record_of(indexed_gallery, "with-exif.jpg")
+    answer = client.get(address(record, "thumbnail.webp"))
+    assert answer.headers["content-type"] == "image/webp"
+    assert "immutable" in answer.headers["cache-control"]
+    picture = Image.open(BytesIO(answer.content))
+    assert (picture.format, picture.size) == ("WEBP", (384, 288))
+    kept = indexed_gallery / "thumbnails" / record.content_hash[:2] / f"{record.content_hash}.webp"
+    assert kept.read_bytes() == answer.content
+
+
+def test_views_fill_a_window_and_originals_are_the_very_file(
+    client: TestClient, indexed_gallery: Path
+) -> None:
+    record = record_of(indexed_gallery, "with-exif.jpg")
+    view = client.get(address(record, "view.jpg"))
+    assert Image.open(BytesIO(view.content)).size == (800, 600)
+    original = client.get(address(record, "original"))
+    assert original.content == record.path.read_bytes()
+    assert original.headers["content-type"] == "application/octet-stream"
+    assert original.headers["content-disposition"] == "attachment; filename*=UTF-8''with-exif.jpg"
+
+
+def test_nothing_served_may_run_or_be_shown_elsewhere(client: TestClient, indexed_gallery: Path) -> None:
+    record = record_of(indexed_gallery, "0.png")
+    for what in ("thumbnail.webp", "view.jpg", "original", "details.json"):
+        headers = client.get(address(record, what)).headers
+        assert headers["x-content-type-options"] == "nosniff"
+        assert headers["cross-origin-resource-policy"] == "same-origin"
+        assert "sandbox" in headers["content-security-policy"]
+
+
+def test_details_name_what_is_known_and_how_to_find_its_like(
+    client: TestClient, indexed_gallery: Path
+) -> None:
+    record = record_of(indexed_gallery, "with-exif.jpg")
+    details = client.get(address(record, "details.json")).json()
+    facts = {fact["label"]: fact for fact in details["facts"]}
+    assert details["path"] == str(record.path)
+    assert facts["Size"]["value"].startswith("800 x 600 pixels")
+    assert facts["Taken"] == {"label": "Taken", "value": "4 May 2023, 10:11", "query": "date:2023-05-04"}
+    assert facts["Camera"]["value"] == "Imago <script>document.title=1</script>"
+    assert facts["Place"]["query"] == "near:41.89000,12.49222,5km"
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/pictures/999999/" + "0" * 64 + "/original",
+        "/pictures/99999999999999999999999/" + "0" * 64 + "/original",
+        "/pictures/-1/" + "0" * 64 + "/original",
+        "/pictures/{id}/" + "0" * 64 + "/original",
+        "/pictures/{id}/../../../etc/passwd",
+        "/pictures/{id}/%2e%2e%2f%2e%2e%2fetc%2fpasswd/original",
+        "/pictures/{id}/{hash}/%2e%2e/original",
+        "/pictures//etc/passwd",
+        "/uploads/..%2f..%2fetc%2fpasswd.webp",
+    ],
+)
+def test_no_path_trick_reaches_a_file(client: TestClient, indexed_gallery: Path, path: str) -> None:
+    record = record_of(indexed_gallery, "0.png")
+    answer = client.get(path.format(id=record.id, hash=record.content_hash))
+    assert answer.status_code == 404
+
+
+def test_a_file_that_changed_or_was_replaced_is_not_served(gallery: Path, tmp_path: Path) -> None:
+    folder, library, secret = tmp_path / "pictures", tmp_path / "library", tmp_path / "secret.png"
+    folder.mkdir()
+    for name in ("changed.png", "replaced.png"):
+        shutil.copy(gallery / ("0.png" if name == "changed.png" else "1.png"), folder / name)
+    shutil.copy(gallery / "2.png", secret)
+    index_folders(library, [folder], Encoder.load("starter"), workers=1)
+    changed, replaced = record_of(library, "changed.png"), record_of(library, "replaced.png")
+    shutil.copy(gallery / "3.png", changed.path)
+    replaced.path.unlink()
+    replaced.path.symlink_to(secret)
+    client = TestClient(Starlette(routes=picture_routes(library)))
+    for record in (changed, replaced):
+        for what in ("thumbnail.webp", "view.jpg", "original"):
+            assert client.get(address(record, what)).status_code == 404
+
+
+def test_an_upload_gets_a_name_and_a_thumbnail(client: TestClient, gallery: Path) -> None:
+    data = (gallery / "3.png").read_bytes()
+    answer = client.post("/uploads", content=data, headers={"X-Imago": "1"})
+    name = answer.json()["name"]
+    assert hashlib.sha256(data).hexdigest().startswith(name)
+    assert uploads_module.uploads.get(name) == data
+    thumbnail = client.get(f"/uploads/{name}.webp")
+    assert Image.open(BytesIO(thumbnail.content)).size == (160, 120)
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        (b"", "empty"),
+        (b"hello, I am no picture", "no picture"),
+        (b"\x89PNG\r\n\x1a\n" + b"broken" * 20, "damaged"),
+    ],
+)
+def test_an_upload_that_is_no_picture_is_refused(client: TestClient, data: bytes, expected: str) -> None:
+    answer = client.post("/uploads", content=data, headers={"X-Imago": "1"})
+    assert answer.status_code == 400
+    assert expected in answer.json()["detail"]
+
+
+def test_an_upload_that_is_too_large_is_refused(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.browser.pictures.MAXIMUM_UPLOAD_BYTES", 1000)
+    answer = client.post("/uploads", content=b"x" * 1001, headers={"X-Imago": "1"})
+    assert answer.status_code == 413
+
+
+def test_other_sites_cannot_upload(client: TestClient, gallery: Path) -> None:
+    # A form or a simple request from elsewhere cannot carry the header; a fetch with it asks first and is refused.
+    data = (gallery / "3.png").read_bytes()
+    assert client.post("/uploads", content=data).status_code == 403
+    asked = client.options(
+        "/uploads", headers={"Origin": "http://evil.example", "Access-Control-Request-Headers": "x-imago"}
+    )
+    assert "access-control-allow-origin" not in asked.headers
+
+
+def test_old_uploads_go_when_memory_is_used_up(gallery: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = (gallery / "3.png").read_bytes(), (gallery / "4.png").read_bytes()
+    monkeypatch.setattr(uploads_module, "MAXIMUM_KEPT_BYTES", max(len(first), len(second)))
+    kept = uploads_module.Uploads()
+    name = kept.add(first)
+    assert kept.get(name) == first
+    other = kept.add(second)
+    assert kept.get(other) == second
+    assert kept.get(name) is None
+    assert kept.thumbnail(name) is None
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("127.0.0.1:8501", 404),
+        ("localhost", 404),
+        ("[::1]:8501", 404),
+        ("evil.example:8501", 400),
+        ("127.0.0.1.evil.example", 400),
+        ("", 400),
+    ],
+)
+def test_a_name_that_is_not_ours_is_refused(indexed_gallery: Path, host: str, status: int) -> None:
+    application = Starlette(
+        routes=picture_routes(indexed_gallery), middleware=[Middleware(OwnNameOnly, host="127.0.0.1")]
+    )
+    answer = TestClient(application).get("/pictures/1/0/original", headers={"Host": host})
+    assert answer.status_code == status
