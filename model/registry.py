@@ -167,6 +167,8 @@ def find_model(name: str | Path, *, may_download: bool = True) -> LocatedModel:
             return LocatedModel(name, STARTER_FOLDER, _package_version())
         located = _find_on_hub(hub_id, may_download=may_download)
         return LocatedModel(name, located.folder, located.revision)
+    if not text.strip():  # which would be the folder that one is in
+        raise ModelNotFoundError(f"{text!r} names no model. Known short names are {_names()}.")
     folder = Path(name).expanduser()
     try:
         is_folder, exists = folder.is_dir(), folder.exists()
