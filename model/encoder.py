@@ -39,7 +39,7 @@ PRECISIONS = ("float32", "bfloat16", "float16")
 
 # Texts of a causal tower need not be padded to the end: nothing looks back from there. Few lengths, few
 # programs.
-_SHORT_TEXT_LENGTHS = (16, 32)
+_SHORT_TEXT_LENGTHS = (8, 16, 32)
 _TEXTS_PER_BATCH = 32
 
 # On a CPU small batches stay in its cache and beat large ones; a GPU wants to be filled.

@@ -19,6 +19,7 @@ import json
 import os
 import platform
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
@@ -217,10 +218,13 @@ class Replayer:
 
     def load(self, program: StoredProgram) -> Any:
         """Makes a function from arrays to one array."""
-        executable = self._client.deserialize_executable(program.code, self._devices)
-        for origin in program.origins:
-            if origin not in self._parameters:
-                self._parameters[origin] = self._put(origin.take(self._source))
+        missing = [origin for origin in program.origins if origin not in self._parameters]
+        with ThreadPoolExecutor(2) as pool:  # linking the code and turning the matrices take equally long
+            arrays = pool.map(lambda origin: origin.take(self._source), missing)
+            executable = self._client.deserialize_executable(program.code, self._devices)
+            self._parameters |= {
+                origin: self._put(array) for origin, array in zip(missing, arrays, strict=True)
+            }
         parameters = [self._parameters[origin] for origin in program.origins]
 
         result = self._xla.array_result_handler(
