@@ -1,1 +1,4 @@
-"""How do people and programs reach it? The command line and the browser app."""
+"""How do people and programs reach it? The command line and the browser app.
+
+The only package that prints, exits, or imports Streamlit.
+"""

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from indexer.catalog import Catalog, KnownFile, KnownRoot, disk_full, is_full, translated
+from indexer.catalog import Catalog, KnownFile, KnownRoot, translated
 from indexer.decode import DecodeLimits, Metadata, Preprocessor, decode, read_file
 from indexer.decode_pool import Decoded, DecodePool, available_cores
 from indexer.errors import (
@@ -180,7 +180,7 @@ def index_folders(
     started = time.monotonic()
     library = Path(library_path).expanduser().absolute()
     given = [os.path.realpath(Path(folder).expanduser()) for folder in folders]
-    _refuse_impossible_folders(library, given)
+    check_folders(library, given)
     with ExitStack() as stack:
         _make_private_folder(library)
         stack.enter_context(writer_lock(library))
@@ -195,7 +195,7 @@ def index_folders(
             workers=workers or available_cores(),
             retry_failed=retry_failed,
         )
-        with translated(library):
+        with translated(library, system_errors=False):
             return run.index(given, started)
 
 
@@ -272,12 +272,16 @@ class _Run:
                 self._work(tasks)
         except KeyboardInterrupt:
             self.is_interrupted = True
-        self._commit()
-        if not self.is_interrupted:
+        finally:
+            self._commit()  # whatever went wrong, complete work is kept
+        try:
             self._report("finishing", force=True)
-            self._finish(scanned)
-        self._renew_vector_file()
-        self._report("finishing", force=True)
+            if not self.is_interrupted:
+                self._finish(scanned)
+            self._renew_vector_file()
+            self._report("finishing", force=True)
+        except KeyboardInterrupt:  # each step is whole or not done at all
+            self.is_interrupted = True
         counts = self.counts
         if (
             not self.is_interrupted
@@ -342,20 +346,17 @@ class _Run:
                 raise NothingToIndexError("The library has no folders yet. Name one: `imago index FOLDER`.")
             return [_Scope(root, "") for root in roots]
         scopes: list[_Scope] = []
-        chosen: list[str] = []
-        # Shorter paths first: whatever lies inside one that is chosen already is done with it.
-        for folder in sorted(set(folders), key=len):
-            if any(relative_to_root(folder, other) is not None for other in chosen):
+        distinct = list(dict.fromkeys(folders))
+        for folder in distinct:
+            if any(other != folder and relative_to_root(folder, other) is not None for other in distinct):
                 continue
             home = next((root for root in roots if relative_to_root(folder, root.path) is not None), None)
             if home is not None:
-                chosen.append(folder)
                 scopes.append(_Scope(home, relative_to_root(folder, home.path) or ""))
                 continue
             if not os.path.isdir(folder):  # noqa: PTH112
                 self.notices.append(f"There is no folder {display_path(folder)}; it was left out.")
                 continue
-            chosen.append(folder)
             with self.catalog.transaction():
                 new = self.catalog.add_root(folder)
                 for inner in roots:
@@ -711,14 +712,12 @@ class _Run:
             dimension=self.model.identity.dimension,
             count=count,
         )
-        try:
+        with translated(self.library):
             self._base_info = write_vector_file(
-                self.library / VECTORS_NAME, info, self.catalog.present_vectors(self.model.id, info.dimension)
+                self.library / VECTORS_NAME,
+                info,
+                self.catalog.present_vectors(self.model.id, info.dimension),
             )
-        except OSError as error:
-            if is_full(error):
-                raise disk_full(self.library) from error
-            raise
         with self.catalog.transaction():
             self.catalog.finish_generation(generation)
 
@@ -769,6 +768,7 @@ class _Tower:
         self._results: queue.SimpleQueue[tuple[list[_Task], Any]] = queue.SimpleQueue()
         self._open = 0
         self._stop = False
+        self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="tower", daemon=True)
         self._thread.start()
 
@@ -782,11 +782,11 @@ class _Tower:
 
     @property
     def has_room(self) -> bool:
-        return self._open < _BATCHES_AHEAD
+        return self._open < _BATCHES_AHEAD and self._error is None
 
     @property
     def is_idle(self) -> bool:
-        return self._open == 0
+        return self._open == 0 and self._error is None
 
     def submit(self, batch: list[_Task]) -> None:
         self._open += 1
@@ -799,16 +799,17 @@ class _Tower:
             try:
                 batch, result = self._results.get_nowait()
             except queue.Empty:
+                if self._error is not None and not done:
+                    raise self._error from None
                 return done
             self._open -= 1
             if isinstance(result, BaseException):
-                raise result
-            done.append((batch, result))
+                self._error = result
+            else:
+                done.append((batch, result))
 
     def _run(self) -> None:
-        while (batch := self._batches.get()) is not None:
-            if self._stop:
-                return
+        while (batch := self._batches.get()) is not None and not self._stop:
             result: Any
             try:
                 result = self._encoder.encode_pixels(np.stack([_pixels(task) for task in batch]))
@@ -818,6 +819,8 @@ class _Tower:
                 _drop_pixels(task)
             self._results.put((batch, result))
             self._wake.set()
+            if isinstance(result, BaseException):
+                return
 
 
 def _pixels(task: _Task) -> NDArray[np.uint8]:
@@ -859,7 +862,7 @@ def _make_private_folder(library: Path) -> None:
             ) from None
 
 
-def _refuse_impossible_folders(library: Path, folders: list[str]) -> None:
+def check_folders(library: Path, folders: list[str]) -> None:
     """Raises `NothingToIndexError` before anything is made, if no folder can be used."""
     own = os.path.realpath(library)
     for folder in folders:

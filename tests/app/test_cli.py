@@ -1,0 +1,205 @@
+"""The `imago` command, over real folders, a real library and the model in the package."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from app.cli import imago
+from app.failures import run_and_translate
+
+Run = Callable[..., "Outcome"]
+
+
+class Outcome:
+    """What a command printed and how it ended."""
+
+    def __init__(self, exit_code: int, out: str, err: str) -> None:
+        self.exit_code, self.out, self.err = exit_code, out, err
+
+    @property
+    def json(self) -> dict[str, object]:
+        value = json.loads(self.out)
+        assert isinstance(value, dict)
+        return value
+
+
+@pytest.fixture
+def run(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Run the command in this process, as its entry point does."""
+
+    def run(*arguments: str | Path) -> Outcome:
+        monkeypatch.setattr(sys, "argv", ["imago", *map(str, arguments)])
+        exit_code = run_and_translate(imago)
+        captured = capfd.readouterr()
+        assert "Traceback" not in captured.err
+        return Outcome(exit_code, captured.out, captured.err)
+
+    return run
+
+
+def test_index_then_search_then_similar(run: Run, pictures: Path, own_library: Path) -> None:
+    summary = run("index", pictures, "--json").json
+    assert (summary["indexed"], summary["failed"], summary["model"]) == (6, 0, "starter")
+
+    found = run("search", "a dog", "-n", "3", "--json").json
+    hits = found["hits"]
+    assert isinstance(hits, list)
+    assert len(hits) == 3
+    assert set(hits[0]) == {"path", "score", "id"}
+    assert [hit["score"] for hit in hits] == sorted((hit["score"] for hit in hits), reverse=True)
+
+    outside = own_library.parent / "elsewhere.png"
+    shutil.copy(pictures / "4.png", outside)
+    for image in (pictures / "4.png", outside):
+        best = run("similar", image, "-n", "1", "--json").json["hits"][0]  # type: ignore[index]
+        assert Path(best["path"]).name == "4.png"
+        assert best["score"] == pytest.approx(1.0, abs=1e-3)
+
+
+def test_the_summary_says_what_happened_and_what_to_type_next(
+    run: Run, pictures: Path, own_library: Path
+) -> None:
+    (pictures / "broken.jpg").write_bytes((pictures / "0.png").read_bytes()[:200])
+    (pictures / "notes.txt").write_text("no picture")
+    first = run("index", pictures)
+    assert first.exit_code == 0
+    for expected in ("indexed", "failed", "broken.jpg", str(own_library), "starter", "search 'a dog'"):
+        assert expected in first.out
+    second = run("index", pictures, "--json").json
+    assert (second["indexed"], second["unchanged"]) == (0, 6)
+
+
+def test_search_prints_scores_and_paths_only(run: Run, pictures: Path) -> None:
+    run("index", pictures)
+    lines = run("search", "a dog", "-n", "2").out.splitlines()
+    assert len(lines) == 2
+    for line in lines:
+        score, path = line.split("  ", 1)
+        assert -1 <= float(score) <= 1
+        assert Path(path).is_file()
+
+
+def test_status_counts_and_lists_failures(run: Run, pictures: Path, own_library: Path) -> None:
+    (pictures / "broken.jpg").write_bytes((pictures / "0.png").read_bytes()[:200])
+    run("index", pictures)
+    status = run("status", "--json").json
+    assert (status["images"], status["failed"], status["model"]) == (6, 1, "starter")
+    assert status["library"] == str(own_library)
+    text = run("status").out
+    assert "broken.jpg" in text
+    assert "starter" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["search", "dog"], "index"),
+        (["status"], "index"),
+        (["index", "{tmp}/missing"], "missing"),
+        (["index", "{tmp}/empty", "--model", "starter"], "empty"),
+        (["index", "{tmp}/pictures", "--model", "no-such-model"], "no-such-model"),
+        (["similar", "{tmp}/missing.png"], "index"),
+    ],
+)
+def test_bad_input_is_one_line_with_a_way_out(
+    run: Run, pictures: Path, tmp_path: Path, arguments: list[str], expected: str
+) -> None:
+    (tmp_path / "empty").mkdir()
+    outcome = run(*(argument.format(tmp=tmp_path) for argument in arguments))
+    assert outcome.exit_code == 1
+    assert outcome.out == ""
+    assert expected in outcome.err
+    assert outcome.err.startswith("imago: ")
+
+
+@pytest.mark.parametrize("query", ["", "   "])
+def test_an_empty_query_is_refused(run: Run, pictures: Path, query: str) -> None:
+    run("index", pictures)
+    outcome = run("search", query)
+    assert outcome.exit_code == 1
+    assert "empty" in outcome.err
+
+
+def test_usage_errors_leave_with_2(run: Run) -> None:
+    assert run("search").exit_code == 2
+    assert run("search", "dog", "-n", "0").exit_code == 2
+    assert run("no-such-command").exit_code == 2
+
+
+def test_every_command_has_help_and_stands_in_the_readme(run: Run) -> None:
+    readme = (Path(__file__).resolve().parents[2] / "README.md").read_text(encoding="utf-8")
+    assert len(imago.commands) >= 5
+    for name, command in imago.commands.items():
+        outcome = run(name, "--help")
+        assert outcome.exit_code == 0
+        assert command.help
+        assert f"imago {name}" in readme or f"make {name}" in readme, name
+
+
+def test_a_defect_is_named_without_a_traceback(
+    run: Run, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run("index", pictures)
+
+    def fail(*arguments: object, **options: object) -> None:
+        raise RuntimeError("boom")
+
+    monkeypatch.setattr("search.Library.open", fail)
+    outcome = run("search", "dog")
+    assert outcome.exit_code == 1
+    assert "RuntimeError: boom" in outcome.err
+    assert "IMAGO_DEBUG" in outcome.err
+
+
+@pytest.mark.skipif(os.name != "posix", reason="paths that are no UTF-8 exist on POSIX only")
+def test_paths_that_are_no_utf8_are_printed_byte_for_byte(pictures: Path, own_library: Path) -> None:
+    strange = os.fsencode(pictures) + b"/caf\xe9.png"
+    try:
+        shutil.move(pictures / "0.png", strange)
+    except OSError:
+        pytest.skip("this file system takes UTF-8 names only")
+    command = [sys.executable, "-m", "app"]
+    subprocess.run([*command, "index", str(pictures)], check=True, capture_output=True)
+    found = subprocess.run(
+        [*command, "similar", os.fsdecode(strange), "-n", "1"], check=True, capture_output=True
+    )
+    assert found.stdout.rstrip().endswith(b"/caf\xe9.png")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="sends POSIX signals")
+def test_ctrl_c_keeps_what_was_done_and_says_how_to_go_on(
+    tmp_path: Path, draw_picture: Callable[[int], Image.Image], run: Run
+) -> None:
+    folder = tmp_path / "many"
+    folder.mkdir()
+    count = 1200
+    for seed in range(count):
+        draw_picture(seed).resize((80, 60)).save(folder / f"{seed:04}.png")
+    command = [sys.executable, "-m", "app", "index", str(folder)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        deadline = time.monotonic() + 120
+        while _indexed(run) == 0 and time.monotonic() < deadline:
+            time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    assert "Traceback" not in err
+    assert process.returncode == 130
+    assert "Run the same command again" in out
+    kept = _indexed(run)
+    assert 0 < kept < count
+    summary = run("index", folder, "--json").json
+    assert (summary["unchanged"], summary["indexed"]) == (kept, count - kept)
+
+
+def _indexed(run: Run) -> int:
+    outcome = run("status", "--json")
+    return int(str(outcome.json["images"])) if outcome.exit_code == 0 else 0
