@@ -528,8 +528,13 @@ def read_model(connection: sqlite3.Connection, role: str) -> StoredModel | None:
 
 
 @contextmanager
-def translated(library_path: Path) -> Iterator[None]:
-    """Turns what SQLite and the system say into errors that tell people what to do."""
+def translated(library_path: Path, *, system_errors: bool = True) -> Iterator[None]:
+    """Turns what SQLite and the system say into errors that tell people what to do.
+
+    Args:
+        library_path: The library that the errors are about.
+        system_errors: False where an `OSError` may come from elsewhere, and only SQLite's are meant.
+    """
     path = display_path(library_path / CATALOG_NAME)
     try:
         yield
@@ -555,6 +560,8 @@ def translated(library_path: Path) -> Iterator[None]:
             ) from error
         raise LibraryError(f"{path}: {error}") from error
     except OSError as error:
+        if not system_errors:
+            raise
         if is_full(error):
             raise disk_full(library_path) from error
         if isinstance(error, PermissionError) or error.errno == errno.EROFS:

@@ -262,6 +262,9 @@ class DecodePool:
         self._workers[self._workers.index(worker)] = self._start()
 
     def _discard(self, worker: _Worker) -> str:
+        """Ends a worker for good; returns the end of what it wrote to standard error."""
+        if worker.is_gone:
+            return ""
         worker.is_gone = True
         with suppress(OSError):
             worker.process.kill()

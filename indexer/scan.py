@@ -113,7 +113,7 @@ def scan_folder(
                 continue
             visited.add(key)
             with os.scandir(path) as entries:
-                listing = list(entries)
+                listing = sorted(entries, key=_name)  # the same folder gives the same order everywhere
         except OSError as error:
             result.unreadable.append((relative, error.strerror or str(error)))
             continue
@@ -142,11 +142,14 @@ def scan_folder(
                 continue  # gone between the listing and the look at it
             except OSError as error:
                 result.unreadable.append((prefix + name, error.strerror or str(error)))
-        folders.sort(reverse=True)  # the stack turns it round: first folder first
-        waiting.extend(folders)
+        waiting.extend(reversed(folders))  # the stack turns them round again
         if on_folder is not None:
             on_folder(len(files))
     return result
+
+
+def _name(entry: os.DirEntry[str]) -> str:
+    return entry.name
 
 
 def _is_library(listing: list[os.DirEntry[str]]) -> bool:

@@ -123,7 +123,7 @@ def write_vector_file(
     """
     temporary = path.with_name(path.name + ".new")
     try:
-        with temporary.open("wb") as file:
+        with open(temporary, "wb", opener=_open_privately) as file:
             header = _faiss_header(info.dimension, info.count)
             crc = zlib.crc32(header)
             file.write(header)
@@ -377,6 +377,10 @@ def _faiss_header(dimension: int, count: int) -> bytes:
 
 def _padded(length: int) -> int:
     return length + -length % _ALIGNMENT
+
+
+def _open_privately(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -1,0 +1,98 @@
+"""Stand-ins for the model, importable by decoding processes and by child processes of the tests.
+
+The encoder is exact and cheap: a vector is a fixed linear map of the pixels, so the vector of a picture can be
+computed again at any time and compared.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image
+
+from model.identity import ModelIdentity
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from indexer.decode import Preprocessor
+
+SIDE_PIXELS = 8
+DIMENSION = 16
+
+
+@dataclass(frozen=True)
+class SmallPreprocessor:
+    """Shrinks to 8 x 8."""
+
+    minimum_side_pixels: int = SIDE_PIXELS
+
+    def __call__(self, image: Image.Image) -> np.ndarray:
+        return np.asarray(image.convert("RGB").resize((SIDE_PIXELS, SIDE_PIXELS)))
+
+
+@dataclass(frozen=True)
+class HostilePreprocessor(SmallPreprocessor):
+    """Acts like a decoder with a hole in it: what it does depends on the width of the picture."""
+
+    crash_width_pixels: int = 13
+    hang_width_pixels: int = 17
+
+    def __call__(self, image: Image.Image) -> np.ndarray:
+        if image.width == self.crash_width_pixels:
+            os.kill(os.getpid(), signal.SIGSEGV)
+        if image.width == self.hang_width_pixels:
+            time.sleep(3600)
+        return super().__call__(image)
+
+
+def identity(name: str = "fake", weights: str = "a1", dimension: int = DIMENSION) -> ModelIdentity:
+    return ModelIdentity(name, None, weights * 32, "b2" * 32, dimension)
+
+
+@dataclass
+class FakeEncoder:
+    """The interface of `model.Encoder` that indexing uses."""
+
+    identity: ModelIdentity = field(default_factory=identity)
+    preprocessor: Preprocessor = field(default_factory=SmallPreprocessor)
+    batch_size: int = 4
+    seconds_per_batch: float = 0.0
+    batches: list[int] = field(default_factory=list)
+
+    def encode_pixels(self, pixels: np.ndarray) -> np.ndarray:
+        assert pixels.dtype == np.uint8
+        assert pixels.shape[1:] == (SIDE_PIXELS, SIDE_PIXELS, 3)
+        self.batches.append(len(pixels))
+        time.sleep(self.seconds_per_batch)
+        seed = int(self.identity.weights_fingerprint[:2], 16)
+        matrix = np.random.default_rng(seed).standard_normal(
+            (SIDE_PIXELS * SIDE_PIXELS * 3, self.identity.dimension)
+        )
+        vectors = (pixels.reshape(len(pixels), -1).astype(np.float64) - 128) @ matrix
+        return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+
+
+def draw(path: Path, seed: int, size: tuple[int, int] = (32, 24), **options: object) -> Path:
+    """Writes a picture of coloured patches; the same seed gives the same picture."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    patches = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), np.uint8)
+    Image.fromarray(patches).resize(size, Image.Resampling.NEAREST).save(path, **options)
+    return path
+
+
+def index_in_child(arguments: list[str]) -> None:
+    """`library folder seconds_per_batch`: what the killed child processes run; prints a line per commit."""
+    from indexer import index_folders
+
+    library, folder, seconds = arguments
+    print(f"started {threading.get_ident()}", flush=True)
+    encoder = FakeEncoder(seconds_per_batch=float(seconds))
+    summary = index_folders(library, [folder], encoder, workers=1)
+    print(f"indexed {summary.indexed} unchanged {summary.unchanged}", flush=True)

@@ -1,0 +1,123 @@
+"""What a walk finds, what it leaves out, and that it always ends."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from indexer.scan import scan_folder
+
+
+def touch(path, text="x"):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+def names(folder, **options):
+    return sorted(file.path for file in scan_folder(str(folder), **options).files)
+
+
+def test_hidden_and_system_things_are_left_out(tmp_path):
+    for name in ("a.jpg", "sub/b.jpg", "sub/deep/c.jpg"):
+        touch(tmp_path / name)
+    for name in (
+        ".hidden.jpg",
+        ".thumbnails/d.jpg",
+        "@eaDir/e.jpg",
+        "sub/@eaDir/a.jpg/f.jpg",
+        "#recycle/g.jpg",
+        "$RECYCLE.BIN/h.jpg",
+        "System Volume Information/i.jpg",
+        "lost+found/j.jpg",
+        "__MACOSX/k.jpg",
+        "._a.jpg",
+        "Thumbs.db",
+        "desktop.ini",
+    ):
+        touch(tmp_path / name)
+    assert names(tmp_path) == ["a.jpg", "sub/b.jpg", "sub/deep/c.jpg"]
+
+
+def test_size_time_and_inode(tmp_path):
+    path = touch(tmp_path / "a.jpg", "four")
+    os.utime(path, ns=(1, 1_234_567_890_123_456_789))
+    (file,) = scan_folder(str(tmp_path)).files
+    assert file == ("a.jpg", 4, 1_234_567_890_123_456_789, path.stat().st_ino)
+
+
+def test_other_libraries_are_left_out(tmp_path):
+    touch(tmp_path / "a.jpg")
+    for name in ("catalog.db", "writer.lock", "thumbnails/1.webp"):
+        touch(tmp_path / "old library" / name)
+    touch(tmp_path / "only named so" / "catalog.db")
+    assert names(tmp_path) == ["a.jpg", "only named so/catalog.db"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need rights there")
+class TestLinks:
+    def test_loops_end(self, tmp_path):
+        touch(tmp_path / "sub" / "a.jpg")
+        (tmp_path / "sub" / "up").symlink_to(tmp_path)
+        (tmp_path / "sub" / "self").symlink_to("self")
+        (tmp_path / "sub" / "nowhere").symlink_to(tmp_path / "missing")
+        assert names(tmp_path) == ["sub/a.jpg"]
+
+    def test_real_folders_are_preferred_to_links(self, tmp_path):
+        touch(tmp_path / "z" / "a.jpg")
+        (tmp_path / "a").symlink_to(tmp_path / "z")
+        assert names(tmp_path) == ["z/a.jpg"]
+
+    def test_links_that_lead_elsewhere_are_followed_once(self, tmp_path):
+        inside, outside = tmp_path / "inside", tmp_path / "outside"
+        touch(outside / "a.jpg", "12345")
+        inside.mkdir()
+        (inside / "one").symlink_to(outside)
+        (inside / "two").symlink_to(outside)
+        (inside / "file.jpg").symlink_to(outside / "a.jpg")
+        files = scan_folder(str(inside)).files
+        assert sorted(file.path for file in files) == ["file.jpg", "one/a.jpg"]
+        assert {file.size_bytes for file in files} == {5}
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes")
+def test_pipes_are_no_files(tmp_path):
+    os.mkfifo(tmp_path / "pipe.jpg")
+    assert names(tmp_path) == []
+
+
+def test_a_folder_that_cannot_be_listed_is_reported(tmp_path, monkeypatch):
+    touch(tmp_path / "a.jpg")
+    touch(tmp_path / "closed" / "b.jpg")
+    scandir = os.scandir
+
+    def refuse(path):
+        if str(path).endswith("closed"):
+            raise PermissionError(13, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    scan = scan_folder(str(tmp_path))
+    assert [file.path for file in scan.files] == ["a.jpg"]
+    assert scan.unreadable == [("closed", "Permission denied")]
+
+
+def test_empty_means_no_entry_at_all(tmp_path):
+    assert scan_folder(str(tmp_path)).is_empty
+    touch(tmp_path / ".hidden")
+    assert not scan_folder(str(tmp_path)).is_empty
+
+
+def test_stopping(tmp_path):
+    for number in range(5):
+        touch(tmp_path / f"{number}" / "a.jpg")
+    asked = []
+
+    def stop():
+        asked.append(1)
+        return len(asked) > 3
+
+    scan = scan_folder(str(tmp_path), should_stop=stop)
+    assert scan.stopped
+    assert len(scan.files) == 2
