@@ -8,6 +8,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from model.bert import BertConfig as BertConfig
+    from model.bert import BertModel as BertModel
     from model.clip import CLIPConfig as CLIPConfig
     from model.clip import CLIPModel as CLIPModel
     from model.clip import CLIPTextConfig as CLIPTextConfig
@@ -16,6 +18,10 @@ if TYPE_CHECKING:
     from model.clip import CLIPVisionConfig as CLIPVisionConfig
     from model.clip import CLIPVisionModel as CLIPVisionModel
     from model.clip import CLIPVisionModelWithProjection as CLIPVisionModelWithProjection
+    from model.dinov2 import Dinov2Config as Dinov2Config
+    from model.dinov2 import Dinov2Model as Dinov2Model
+    from model.dual_encoder import VisionTextDualEncoderConfig as VisionTextDualEncoderConfig
+    from model.dual_encoder import VisionTextDualEncoderModel as VisionTextDualEncoderModel
     from model.encoder import Encoder as Encoder
     from model.errors import CheckpointError as CheckpointError
     from model.errors import ConfigurationError as ConfigurationError
@@ -23,13 +29,21 @@ if TYPE_CHECKING:
     from model.errors import ModelInputError as ModelInputError
     from model.errors import ModelNotFoundError as ModelNotFoundError
     from model.errors import UnsupportedCheckpointError as UnsupportedCheckpointError
+    from model.errors import UntrainedWeightsWarning as UntrainedWeightsWarning
     from model.identity import ModelIdentity as ModelIdentity
     from model.preprocess import ImagePreprocessor as ImagePreprocessor
     from model.registry import locate as locate
     from model.registry import resolve_default as resolve_default
+    from model.roberta import RobertaConfig as RobertaConfig
+    from model.roberta import RobertaModel as RobertaModel
+    from model.roberta import XLMRobertaConfig as XLMRobertaConfig
+    from model.roberta import XLMRobertaModel as XLMRobertaModel
+    from model.vit import ViTConfig as ViTConfig
+    from model.vit import ViTModel as ViTModel
 
 # Where each public name lives.
 _HOMES = {
+    "model.bert": ("BertConfig", "BertModel"),
     "model.clip": (
         "CLIPConfig",
         "CLIPModel",
@@ -40,6 +54,8 @@ _HOMES = {
         "CLIPVisionModel",
         "CLIPVisionModelWithProjection",
     ),
+    "model.dinov2": ("Dinov2Config", "Dinov2Model"),
+    "model.dual_encoder": ("VisionTextDualEncoderConfig", "VisionTextDualEncoderModel"),
     "model.encoder": ("Encoder",),
     "model.errors": (
         "CheckpointError",
@@ -48,10 +64,13 @@ _HOMES = {
         "ModelInputError",
         "ModelNotFoundError",
         "UnsupportedCheckpointError",
+        "UntrainedWeightsWarning",
     ),
     "model.identity": ("ModelIdentity",),
     "model.preprocess": ("ImagePreprocessor",),
     "model.registry": ("locate", "resolve_default"),
+    "model.roberta": ("RobertaConfig", "RobertaModel", "XLMRobertaConfig", "XLMRobertaModel"),
+    "model.vit": ("ViTConfig", "ViTModel"),
 }
 
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}

@@ -31,7 +31,7 @@ from model.layers import (
 )
 from model.outputs import DualEncoderOutput, ImageEmbeddingOutput, TextEmbeddingOutput, TowerOutput
 from model.pretrained import PretrainedModel
-from model.weights import CONVOLUTION, EMBEDDING, LINEAR, NORM, PARAMETER, Row, WeightTable, under
+from model.weights import CONVOLUTION, EMBEDDING, LINEAR, NORM, PARAMETER, Rename, Row, WeightTable, under
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -227,7 +227,7 @@ class CLIPTextModel(PretrainedModel):
     configuration_class = CLIPTextConfig
     weights = WeightTable(
         _TEXT_TOWER_ROWS,
-        renames=((r"^(?=(embeddings|encoder|final_layer_norm)\.)", "text_model."),),
+        renames=(Rename(r"^(?=(embeddings|encoder|final_layer_norm)\.)", "text_model."),),
         elsewhere=(_VISION_PART, r"^text_projection\.", _SCALE),
     )
     config: CLIPTextConfig
@@ -310,7 +310,7 @@ class CLIPVisionModel(PretrainedModel):
     configuration_class = CLIPVisionConfig
     weights = WeightTable(
         _VISION_TOWER_ROWS,
-        renames=((r"^(?=(embeddings|encoder|pre_layrnorm|post_layernorm)\.)", "vision_model."),),
+        renames=(Rename(r"^(?=(embeddings|encoder|pre_layrnorm|post_layernorm)\.)", "vision_model."),),
         elsewhere=(_TEXT_PART, r"^visual_projection\.", _SCALE),
     )
     config: CLIPVisionConfig
@@ -428,12 +428,7 @@ class CLIPTextModelWithProjection(PretrainedModel):
             output_hidden_states=output_hidden_states,
             rngs=rngs,
         )
-        return TextEmbeddingOutput(
-            self.text_projection(output.pooler_output),
-            output.last_hidden_state,
-            output.hidden_states,
-            output.attentions,
-        )
+        return TextEmbeddingOutput.of(output, self.text_projection(output.pooler_output))
 
 
 class CLIPVisionModelWithProjection(PretrainedModel):
@@ -473,12 +468,7 @@ class CLIPVisionModelWithProjection(PretrainedModel):
             output_hidden_states=output_hidden_states,
             rngs=rngs,
         )
-        return ImageEmbeddingOutput(
-            self.visual_projection(output.pooler_output),
-            output.last_hidden_state,
-            output.hidden_states,
-            output.attentions,
-        )
+        return ImageEmbeddingOutput.of(output, self.visual_projection(output.pooler_output))
 
 
 class CLIPModel(PretrainedModel):

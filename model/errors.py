@@ -23,3 +23,7 @@ class ConfigurationError(ModelError):
 
 class ModelInputError(ModelError):
     """A model was called with arrays that it cannot take: wrong shape or dtype, ids out of range, no rows."""
+
+
+class UntrainedWeightsWarning(UserWarning):
+    """Part of a model was drawn at random, because no checkpoint had it: it must be trained before it is of use."""

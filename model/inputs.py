@@ -53,11 +53,20 @@ def check_pixels(pixel_values: ArrayLike, channels: int, size: tuple[int, int]) 
     expected = f"expected float (batch, {channels}, {size[0]}, {size[1]})"
     if pixels.ndim != 4 or pixels.shape[1:] != (channels, *size):
         raise ModelInputError(f"pixel_values: {expected}, got {pixels.shape}")
-    if pixels.shape[0] == 0:
-        raise ModelInputError(f"pixel_values: {expected} with at least one image, got {pixels.shape}")
-    if not jnp.issubdtype(pixels.dtype, jnp.floating):
-        raise ModelInputError(f"pixel_values: {expected}, scaled and normalised, got {pixels.dtype}")
-    return pixels.astype(jnp.float32).transpose(0, 2, 3, 1)
+    return _channels_last(pixels, expected)
+
+
+def check_pixels_of_any_size(pixel_values: ArrayLike, channels: int, least: tuple[int, int]) -> jax.Array:
+    """As `check_pixels`, for towers that take images of any height and width from `least` on."""
+    pixels = jnp.asarray(pixel_values)
+    expected = f"expected float (batch, {channels}, at least {least[0]}, at least {least[1]})"
+    if (
+        pixels.ndim != 4
+        or pixels.shape[1] != channels
+        or any(side < limit for side, limit in zip(pixels.shape[2:], least, strict=True))
+    ):
+        raise ModelInputError(f"pixel_values: {expected}, got {pixels.shape}")
+    return _channels_last(pixels, expected)
 
 
 def check_ids(input_ids: ArrayLike, vocabulary: int, longest: int) -> jax.Array:
@@ -115,6 +124,14 @@ def check_attention_mask(attention_mask: ArrayLike | None, ids: jax.Array) -> ja
     if mask.shape != ids.shape:
         raise ModelInputError(f"attention_mask: expected {ids.shape} like input_ids, got {mask.shape}")
     return mask.astype(bool)
+
+
+def _channels_last(pixels: jax.Array, expected: str) -> jax.Array:
+    if pixels.shape[0] == 0:
+        raise ModelInputError(f"pixel_values: {expected} with at least one image, got {pixels.shape}")
+    if not jnp.issubdtype(pixels.dtype, jnp.floating):
+        raise ModelInputError(f"pixel_values: {expected}, scaled and normalised, got {pixels.dtype}")
+    return pixels.astype(jnp.float32).transpose(0, 2, 3, 1)
 
 
 def _integers(name: str, values: ArrayLike) -> jax.Array:

@@ -123,6 +123,7 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "quick_gelu": _quick_gelu,
     "relu": jax.nn.relu,
     "silu": jax.nn.silu,
+    "tanh": jnp.tanh,
 }
 
 
@@ -142,7 +143,7 @@ def dropout(inputs: jax.Array, rate: float, rngs: nnx.Rngs | None) -> jax.Array:
     return jnp.where(keep, inputs / (1.0 - rate), jnp.zeros_like(inputs))
 
 
-def _along_last(vector: jax.Array, like: jax.Array) -> jax.Array:
+def along_last(vector: jax.Array, like: jax.Array) -> jax.Array:
     """Bring a (width,) parameter to float32 and to the rank of `like`, for sums along the last axis."""
     return vector.astype(jnp.float32).reshape((1,) * (like.ndim - 1) + vector.shape)
 
@@ -160,7 +161,7 @@ class Linear(nnx.Module):
     def __call__(self, inputs: jax.Array) -> jax.Array:
         """Float (..., in) to float32 (..., out)."""
         outputs = product("...i,io->...o", inputs, self.kernel[...], self.dtype)
-        return outputs if self.bias is None else outputs + _along_last(self.bias[...], outputs)
+        return outputs if self.bias is None else outputs + along_last(self.bias[...], outputs)
 
 
 class LayerNorm(nnx.Module):
@@ -176,7 +177,7 @@ class LayerNorm(nnx.Module):
         centred = inputs - jnp.mean(inputs, axis=-1, keepdims=True)
         variance = jnp.mean(jnp.square(centred), axis=-1, keepdims=True)
         normalised = centred * jax.lax.rsqrt(variance + self.epsilon)
-        return normalised * _along_last(self.scale[...], inputs) + _along_last(self.bias[...], inputs)
+        return normalised * along_last(self.scale[...], inputs) + along_last(self.bias[...], inputs)
 
 
 class Embedding(nnx.Module):
@@ -223,7 +224,7 @@ class PatchEmbedding(nnx.Module):
         patches = whole.reshape(batch, rows, patch_height, columns, patch_width, channels)
         patches = patches.transpose(0, 1, 3, 2, 4, 5).reshape(batch, rows * columns, -1)
         outputs = product("bpi,io->bpo", patches, kernel.reshape(-1, kernel.shape[-1]), self.dtype)
-        return outputs if self.bias is None else outputs + _along_last(self.bias[...], outputs)
+        return outputs if self.bias is None else outputs + along_last(self.bias[...], outputs)
 
 
 @dataclass(frozen=True)
@@ -319,6 +320,27 @@ class Mlp(nnx.Module):
     def __call__(self, hidden: jax.Array) -> jax.Array:
         """Float32 (..., width) to the same."""
         return self.down(activation(self.activation)(self.up(hidden)))
+
+
+class Pooler(nnx.Module):
+    """One vector for a whole sequence: the first token's, projected and activated."""
+
+    def __init__(
+        self, width: int, outputs: int, build: Build, *, activation_name: str, deviation: float
+    ) -> None:
+        self.dense = Linear(width, outputs, build, deviation=deviation)
+        self.activation = activation_name
+        self.deviation = deviation
+
+    def __call__(self, hidden: jax.Array) -> jax.Array:
+        """Float32 (batch, tokens, width) to (batch, outputs)."""
+        return activation(self.activation)(self.dense(hidden[:, 0]))
+
+    def redraw(self, rngs: nnx.Rngs) -> None:
+        """Start afresh, for a checkpoint that was trained without a pooler."""
+        inputs, outputs = self.dense.kernel.shape
+        build = Build(rngs, self.dense.dtype, jnp.dtype(self.dense.kernel.dtype))
+        self.dense = Linear(inputs, outputs, build, deviation=self.deviation)
 
 
 class Block(Protocol):

@@ -59,6 +59,11 @@ class TextEmbeddingOutput(ModelOutput):
     hidden_states: tuple[jax.Array, ...] | None = None
     attentions: tuple[jax.Array, ...] | None = None
 
+    @classmethod
+    def of(cls, tower: TowerOutput, text_embeds: jax.Array) -> TextEmbeddingOutput:
+        """What a tower returned, with the projection of its pooled output in that one's place."""
+        return cls(text_embeds, tower.last_hidden_state, tower.hidden_states, tower.attentions)
+
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
@@ -69,6 +74,11 @@ class ImageEmbeddingOutput(ModelOutput):
     last_hidden_state: jax.Array
     hidden_states: tuple[jax.Array, ...] | None = None
     attentions: tuple[jax.Array, ...] | None = None
+
+    @classmethod
+    def of(cls, tower: TowerOutput, image_embeds: jax.Array) -> ImageEmbeddingOutput:
+        """What a tower returned, with the projection of its pooled output in that one's place."""
+        return cls(image_embeds, tower.last_hidden_state, tower.hidden_states, tower.attentions)
 
 
 @jax.tree_util.register_dataclass

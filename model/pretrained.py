@@ -26,12 +26,13 @@ class PretrainedModel(nnx.Module):
 
     Attributes:
         configuration_class: reads the model's config.json.
-        weights: what its parameters are called in checkpoints.
+        weights: what its parameters are called in checkpoints; of the class, or of the model where it depends on
+            the configuration.
         config: the configuration that it was made with.
     """
 
     configuration_class: ClassVar[type[Configuration]]
-    weights: ClassVar[WeightTable]
+    weights: WeightTable
     config: Configuration
 
     @classmethod
@@ -55,7 +56,7 @@ class PretrainedModel(nnx.Module):
         """
         folder = locate_folder(path_or_id)
         model = cls.from_settings(read_json(folder / CONFIG_NAME), dtype=dtype, param_dtype=param_dtype)
-        fill(model, open_weights(folder), cls.weights)
+        fill(model, open_weights(folder), model.weights)
         return model
 
     @classmethod

@@ -14,6 +14,7 @@ filled, and all that does not fit is told in one error.
 from __future__ import annotations
 
 import re
+import warnings
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +23,7 @@ import numpy as np
 from flax import nnx
 
 from model.checkpoint import FLAX_DRESS, TORCH_DRESS
-from model.errors import CheckpointError, UnsupportedCheckpointError
+from model.errors import CheckpointError, UnsupportedCheckpointError, UntrainedWeightsWarning
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -82,19 +83,50 @@ def under(rows: Iterable[Row], source: str = "", target: str = "") -> tuple[Row,
 
 
 @dataclass(frozen=True)
+class Rename:
+    """Brings an older or a newer name to the one in the table.
+
+    Attributes:
+        pattern: a regular expression.
+        replacement: for what it matches.
+        within: only names that begin so are looked at, and only what follows is.
+    """
+
+    pattern: str
+    replacement: str
+    within: str = ""
+
+    def __call__(self, name: str) -> str:
+        """The name as the table has it."""
+        if not name.startswith(self.within):
+            return name
+        return self.within + re.sub(self.pattern, self.replacement, name[len(self.within) :])
+
+
+@dataclass(frozen=True)
 class WeightTable:
     """How one model's parameters are called in checkpoints.
 
     Attributes:
         rows: the table.
-        renames: (pattern, replacement) applied in order to every name of the file, to bring older names up to
-            date.
+        renames: applied in order to every name of the file, to bring older and newer names to those of the table.
         elsewhere: patterns of names that belong to other parts of a larger checkpoint; they are left unread.
+        optional: modules of ours that a checkpoint may lack, because many were trained without; they are drawn
+            afresh then (each has a method `redraw`), and a warning says so.
     """
 
     rows: tuple[Row, ...]
-    renames: tuple[tuple[str, str], ...] = ()
+    renames: tuple[Rename, ...] = ()
     elsewhere: tuple[str, ...] = ()
+    optional: tuple[str, ...] = ()
+
+    def inside(self, name: str) -> WeightTable:
+        """The table of the same model as the part `name` of a larger one, where nothing is elsewhere or optional."""
+        prefix = f"{name}."
+        return WeightTable(
+            under(self.rows, prefix, prefix),
+            tuple(replace(rename, within=prefix + rename.within) for rename in self.renames),
+        )
 
 
 # Constants that older versions of Transformers saved beside the weights.
@@ -104,8 +136,10 @@ _NUMBER = re.compile(r"\.(\d+)\.")
 
 @dataclass(frozen=True)
 class _Match:
-    """The place in a checkpoint of one of our parameters."""
+    """One of our parameters, and its place in a checkpoint."""
 
+    parameter: nnx.Param[Any]
+    target: str
     name: str
     leaf: Leaf
     part: tuple[int, int] | None
@@ -141,7 +175,7 @@ class _Match:
         return np.array(array, order="C")
 
 
-def _matches(module: nnx.Module, table: WeightTable, dress: str) -> list[tuple[nnx.Param[Any], _Match]]:
+def _matches(module: nnx.Module, table: WeightTable, dress: str) -> list[_Match]:
     """Each parameter of a module with its place in a checkpoint; LookupError where the table has a gap."""
     places = {
         f"{row.target}.{leaf.ours}".removesuffix("."): (row, leaf) for row in table.rows for leaf in row.kind
@@ -154,7 +188,7 @@ def _matches(module: nnx.Module, table: WeightTable, dress: str) -> list[tuple[n
         last = leaf.flax if dress == FLAX_DRESS else leaf.torch
         joint = "" if last == "" or last.startswith("_") else "."
         source = row.source.replace("{}", number.group(1)) if number else row.source
-        matches.append((parameter, _Match(f"{source}{joint}{last}", leaf, row.part, dress)))
+        matches.append(_Match(parameter, ours, f"{source}{joint}{last}", leaf, row.part, dress))
     return matches
 
 
@@ -166,6 +200,9 @@ def fill(module: nnx.Module, source: WeightSource, table: WeightTable) -> None:
         source: the checkpoint's arrays; only those that have a parameter here are read.
         table: where each array goes.
 
+    Warns:
+        UntrainedWeightsWarning: optional modules are not in the checkpoint and were drawn at random.
+
     Raises:
         CheckpointError: arrays that have no place, parameters that find no array, shapes that differ: all in
             one.
@@ -173,9 +210,13 @@ def fill(module: nnx.Module, source: WeightSource, table: WeightTable) -> None:
     """
     there = _canonical_names(source, table)
     matches = _matches(module, table, source.dress)
+    absent = _absent(matches, there, table)
+    matches = [
+        match for match in matches if not match.target.startswith(tuple(f"{part}." for part in absent))
+    ]
     missing, misshapen, used = [], [], set()
-    for parameter, match in matches:
-        wanted = match.shape_there(tuple(parameter.shape))
+    for match in matches:
+        wanted = match.shape_there(tuple(match.parameter.shape))
         used.add(match.name)
         if match.name not in there:
             missing.append(f"{match.name} {wanted}")
@@ -201,26 +242,42 @@ def fill(module: nnx.Module, source: WeightSource, table: WeightTable) -> None:
             f"the weights do not fit {type(module).__name__} as its configuration describes it:\n  "
             + "\n  ".join(problems)
         )
-    for parameter, match in matches:
+    for match in matches:
         array = source.read(there[match.name])
         # Of bfloat16 and its like NumPy knows only that they are of no kind of its own ("V").
         if array.dtype.kind not in "fV":
             raise UnsupportedCheckpointError(
                 f"{match.name} is of type {array.dtype}: quantised weights are not read, use the original"
             )
-        parameter.set_value(jnp.asarray(match.to_ours(array, parameter.get_value().dtype)))
+        match.parameter.set_value(jnp.asarray(match.to_ours(array, match.parameter.get_value().dtype)))
+    for part in absent:
+        getattr(module, part).redraw(nnx.Rngs(0))
+        warnings.warn(
+            f"the checkpoint has no {part} for {type(module).__name__}: it was drawn at random and must be trained",
+            UntrainedWeightsWarning,
+            stacklevel=3,
+        )
 
 
 def export(module: nnx.Module, table: WeightTable) -> dict[str, np.ndarray[Any, Any]]:
     """A module's parameters under the names and in the layout of PyTorch's checkpoints, dtypes kept."""
     parts: dict[str, dict[int, np.ndarray[Any, Any]]] = {}
-    for parameter, match in _matches(module, table, TORCH_DRESS):
+    for match in _matches(module, table, TORCH_DRESS):
         index = 0 if match.part is None else match.part[0]
-        parts.setdefault(match.name, {})[index] = match.to_theirs(np.asarray(parameter.get_value()))
+        parts.setdefault(match.name, {})[index] = match.to_theirs(np.asarray(match.parameter.get_value()))
     return {
         name: pieces[0] if len(pieces) == 1 else np.concatenate([pieces[index] for index in sorted(pieces)])
         for name, pieces in parts.items()
     }
+
+
+def _absent(matches: list[_Match], there: dict[str, str], table: WeightTable) -> list[str]:
+    """The optional modules of which the checkpoint holds nothing at all."""
+    return [
+        part
+        for part in table.optional
+        if not any(match.name in there for match in matches if match.target.startswith(f"{part}."))
+    ]
 
 
 def _canonical_names(source: WeightSource, table: WeightTable) -> dict[str, str]:
@@ -234,8 +291,8 @@ def _canonical_names(source: WeightSource, table: WeightTable) -> dict[str, str]
         if _BUFFERS.search(given):
             continue
         name = given
-        for pattern, replacement in table.renames:
-            name = re.sub(pattern, replacement, name)
+        for rename in table.renames:
+            name = rename(name)
         if name in names:
             raise CheckpointError(f"the checkpoint holds {name} twice: as {names[name]} and as {given}")
         names[name] = given

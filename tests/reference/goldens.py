@@ -37,9 +37,11 @@ def numbers(prefix: str, output: object) -> dict[str, torch.Tensor]:
 def golden(name: str, model: torch.nn.Module, arrays: dict[str, torch.Tensor]) -> None:
     """Write the checkpoint as Transformers writes it, and inputs and outputs beside it."""
     folder = HERE / name
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(folder)
     small = {key: value.detach().numpy() for key, value in arrays.items()}
     np.savez_compressed(folder / "expected.npz", **small)
+    # Transformers writes weights that only their owner may read.
+    (folder / "model.safetensors").chmod(0o644)
     size = sum(file.stat().st_size for file in folder.iterdir())
     logging.getLogger(__name__).warning("%s: %d bytes", name, size)
