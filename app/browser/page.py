@@ -6,7 +6,7 @@ from pathlib import Path
 
 import streamlit as st
 
-from app.browser import search_page
+from app.browser import library_page, search_page
 from app.browser.frame import guarded
 
 st.set_page_config(page_title="Imago", page_icon=Path(__file__).parent / "icon.svg", layout="wide")
@@ -24,6 +24,9 @@ st.navigation(
             icon=":material/search:",
             url_path="search",
             default=True,
+        ),
+        st.Page(
+            guarded(library_page.show), title="Library", icon=":material/photo_library:", url_path="library"
         ),
     ],
     position="top",

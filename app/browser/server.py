@@ -27,6 +27,7 @@ PAGE = Path(__file__).parent / "page.py"
 
 THEME: Mapping[str, Any] = {
     "theme.baseRadius": "large",
+    "theme.headingFontSizes": ["2rem", "1.4rem", "1.15rem"],
     "theme.primaryColor": "#0f766e",
     "theme.light.backgroundColor": "#ffffff",
     "theme.light.secondaryBackgroundColor": "#f1f4f3",
@@ -52,6 +53,10 @@ def serve(library_path: Path, *, host: str, port: int, open_browser: bool) -> No
     path = library_path.absolute()
     os.environ["IMAGO_LIBRARY"] = str(path)
     click.echo(f"Imago: http://{_in_url(host)}:{port} (Ctrl-C ends it)", err=True)
+    if not _is_loopback(host):
+        click.echo(
+            "Whoever can reach this address can see these pictures: nobody is asked for a password.", err=True
+        )
     if open_browser:
         webbrowser.open(f"http://{_in_url(host)}:{port}")
     warm_up(path)

@@ -7,20 +7,24 @@ from typing import TYPE_CHECKING
 import streamlit as st
 
 from app.browser.frame import plain
+from app.browser.indexing_job import job
+from app.browser.indexing_panel import show_folder_form, show_job
 from app.browser.wording import shown
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 
-def show_start(path: Path) -> None:
-    """Tell a newcomer how to make the first index."""
-    _, middle, _ = st.columns([1, 2, 1])
+def show_start(library_path: Path) -> None:
+    """Welcome a newcomer, and make the first index."""
+    _, middle, _ = st.columns([1, 4, 1])
     with middle:
         st.title("Find your pictures by what they show")
         st.markdown(
             "Choose a folder of pictures. Imago looks at each one once, on this machine alone, and then finds "
             "them by words, by another picture, or by both. Your files stay where they are, unchanged."
         )
-        st.code("make index DIR=~/Pictures", language="bash")
-        st.caption(f"The library will lie in {plain(shown(path))}")
+        if job.state is None or not job.state.is_running:
+            show_folder_form(library_path, label="Index")
+        show_job(library_path)
+        st.caption(f"The library will lie in {plain(shown(library_path))}")

@@ -1,0 +1,120 @@
+"""The library page: what it holds, adding folders, how indexing goes, what failed, with which model."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import streamlit as st
+
+from app.browser.frame import plain
+from app.browser.indexing_job import job
+from app.browser.indexing_panel import show_folder_form, show_job, start_indexing
+from app.browser.shelf import current_library, library_path
+from app.browser.start import show_start
+from app.browser.wording import bytes_told, moment_told, shown
+from indexer.errors import LibraryNotFoundError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from indexer import FileFailure, LibraryStatus
+
+FAILURES_SHOWN = 1000
+"""More lines than anybody reads; the command line lists all."""
+
+
+def show() -> None:
+    """Draw the page."""
+    path = library_path()
+    try:
+        reader = current_library().reader
+    except LibraryNotFoundError:
+        show_start(path)
+        return
+    status = reader.status()
+    st.title("Library")
+    show_figures(status)
+    for notice in status.notices:
+        st.warning(plain(shown(notice)), icon=":material/warning:")
+    show_job(path)
+    st.subheader("Folders")
+    show_folders(status, path)
+    show_folder_form(path, label="Add")
+    if status.failed:
+        st.subheader("Files that could not be read")
+        show_failures(reader.failures(), path)
+    st.subheader("Model")
+    show_model(status)
+    st.caption(f"The library lies in {plain(shown(path))}")
+
+
+def show_figures(status: LibraryStatus) -> None:
+    """Show the library in four figures."""
+    with st.container(horizontal=True, gap="large"):
+        st.metric("Pictures", f"{status.images:,}")
+        st.metric("Files", f"{status.files:,}")
+        st.metric("Could not be read", f"{status.failed:,}")
+        st.metric("On the disk", bytes_told(status.library_bytes))
+
+
+def show_folders(status: LibraryStatus, path: Path) -> None:
+    """Show the folders that the library looks after, and the button that brings it up to date."""
+    if status.roots:
+        st.dataframe(
+            {
+                "Folder": [shown(root.path) for root in status.roots],
+                "Pictures": [root.files for root in status.roots],
+                "Last looked at": [moment_told(root.last_scanned_at) or "never" for root in status.roots],
+                "Now": ["there" if root.is_online else "not there, but remembered" for root in status.roots],
+            },
+            hide_index=True,
+        )
+    is_running = job.state is not None and job.state.is_running
+    st.button(
+        "Look for changes",
+        icon=":material/refresh:",
+        disabled=is_running or not status.roots,
+        on_click=start_indexing,
+        args=((),),
+        kwargs={"library_path": path},
+        help="Only new and changed pictures are looked at again.",
+    )
+
+
+def show_failures(failures: Sequence[FileFailure], path: Path) -> None:
+    """Show which files could not be read and why, and the button that tries them again."""
+    st.dataframe(
+        {
+            "File": [shown(failure.path) for failure in failures[:FAILURES_SHOWN]],
+            "Why": [shown(failure.reason) for failure in failures[:FAILURES_SHOWN]],
+            "When": [moment_told(failure.failed_at) or "" for failure in failures[:FAILURES_SHOWN]],
+        },
+        hide_index=True,
+    )
+    if len(failures) > FAILURES_SHOWN:
+        st.caption(f"The first {FAILURES_SHOWN:,} of {len(failures):,}. The command line lists all of them.")
+    st.button(
+        "Try them again",
+        icon=":material/replay:",
+        disabled=job.state is not None and job.state.is_running,
+        on_click=start_indexing,
+        args=((),),
+        kwargs={"library_path": path, "retry_failed": True},
+        help="They are tried again by themselves when they change.",
+    )
+
+
+def show_model(status: LibraryStatus) -> None:
+    """Show which model the library was made with."""
+    model = status.model
+    if model is None:
+        st.write("None yet: the first indexing chooses it.")
+        return
+    revision = f", revision {plain(model.revision[:12])}" if model.revision else ""
+    st.markdown(f"**{plain(shown(model.name))}**{revision}, {model.dimension} numbers a picture")
+    if model.name == "starter":
+        st.caption(
+            "This is the small model that comes along and needs no network. It knows a few hundred everyday things; "
+            "others know far more."
+        )

@@ -1,0 +1,189 @@
+"""The library page and the first start: folders, indexing, pause, failures."""
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from streamlit.testing.v1 import AppTest
+
+from app.browser import indexing_panel
+from app.browser.indexing_job import DIED, AlreadyIndexingError, IndexingJob
+from indexer import LibraryReader
+
+SECONDS_AT_MOST = 120
+
+
+def open_page() -> AppTest:
+    def script() -> None:
+        from app.browser import library_page
+        from app.browser.frame import guarded
+
+        guarded(library_page.show)()
+
+    return AppTest.from_function(script, default_timeout=60).run()
+
+
+@pytest.fixture
+def job(monkeypatch: pytest.MonkeyPatch) -> Iterator[IndexingJob]:
+    """A job of the test's own, ended with it."""
+    job = IndexingJob()
+    for module in ("indexing_panel", "library_page", "start"):
+        monkeypatch.setattr(f"app.browser.{module}.job", job)
+    yield job
+    job.pause()
+    job.wait(SECONDS_AT_MOST)
+
+
+def test_without_a_library_the_page_makes_the_first_one(
+    job: IndexingJob, pictures: Path, own_library: Path
+) -> None:
+    page = open_page()
+    assert page.title[0].value == "Find your pictures by what they show"
+    page.text_input(key="folder_to_add").set_value(str(pictures))
+    page.button[0].click().run()
+    job.wait(SECONDS_AT_MOST)
+    page.run()
+    assert page.title[0].value == "Library"
+    assert "6 new or changed" in page.success[0].value
+    assert {metric.label: metric.value for metric in page.metric}["Pictures"] == "6"
+    with LibraryReader.open(own_library) as reader:
+        assert len(reader) == 6
+
+
+@pytest.mark.parametrize(
+    ("folder", "expected"),
+    [("", "Which folder"), ("{tmp}/missing", "There is no folder"), ("{tmp}/pictures/0.png", "is a file")],
+)
+def test_a_folder_that_cannot_be_is_refused_beside_the_field(
+    job: IndexingJob, pictures: Path, tmp_path: Path, folder: str, expected: str
+) -> None:
+    page = open_page()
+    page.text_input(key="folder_to_add").set_value(folder.format(tmp=tmp_path))
+    page.button[0].click().run()
+    assert expected in page.error[0].value.replace("\\", "")
+    assert job.state is None
+
+
+def test_a_library_is_shown_with_folders_and_model(
+    job: IndexingJob, use_gallery: Path, gallery: Path
+) -> None:
+    page = open_page()
+    assert {metric.label: metric.value for metric in page.metric} | {"On the disk": ""} == {
+        "Pictures": "12",
+        "Files": "12",
+        "Could not be read": "0",
+        "On the disk": "",
+    }
+    assert list(page.dataframe[0].value["Folder"]) == [str(gallery)]
+    assert any("starter" in text.value for text in page.markdown)
+    assert not page.exception
+
+
+def test_failures_are_listed_with_reasons_and_tried_again(
+    job: IndexingJob, pictures: Path, own_library: Path, draw_picture: Callable[[int], Image.Image]
+) -> None:
+    broken = pictures / "broken.png"
+    broken.write_bytes((pictures / "0.png").read_bytes()[:200])
+    job.start(own_library, [pictures])
+    job.wait(SECONDS_AT_MOST)
+    page = open_page()
+    failures = page.dataframe[1].value
+    assert list(failures["File"]) == [str(broken)]
+    assert "truncated" in failures["Why"][0]
+    shutil.copy(pictures / "1.png", broken)
+    next(button for button in page.button if button.label == "Try them again").click().run()
+    job.wait(SECONDS_AT_MOST)
+    page.run()
+    assert len(page.dataframe) == 1
+    assert job.state is not None
+    assert job.state.summary is not None
+    assert job.state.summary["failed"] == 0
+
+
+def test_what_stops_a_run_is_told(job: IndexingJob, tmp_path: Path, own_library: Path) -> None:
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    job.start(own_library, [empty])
+    job.wait(SECONDS_AT_MOST)
+    page = open_page()
+    assert "empty" in page.error[0].value
+    assert any(button.label == "Go on" for button in page.button)
+
+
+def test_pausing_keeps_what_was_done_and_going_on_does_the_rest(
+    job: IndexingJob, tmp_path: Path, own_library: Path, draw_picture: Callable[[int], Image.Image]
+) -> None:
+    folder = tmp_path / "many"
+    folder.mkdir()
+    for seed in range(60):
+        draw_picture(seed).resize((1600, 1200)).save(folder / f"{seed:03}.png", compress_level=1)
+    job.start(own_library, [folder])
+    with pytest.raises(AlreadyIndexingError, match="already"):
+        job.start(own_library, [folder])
+    while (
+        job.state is not None
+        and job.state.is_running
+        and not (job.state.progress and job.state.progress.done)
+    ):
+        job.wait(0.05)
+    job.pause()
+    assert job.state is not None
+    assert job.state.is_stopping
+    job.wait(SECONDS_AT_MOST)
+    summary = job.state.summary
+    assert summary is not None
+    assert summary["interrupted"]
+    assert 0 < summary["indexed"] < 60
+    page = open_page()
+    assert "Paused" in page.info[0].value
+    next(button for button in page.button if button.label == "Go on").click().run()
+    job.wait(SECONDS_AT_MOST)
+    assert job.state.summary is not None
+    assert job.state.summary["indexed"] == 60 - summary["indexed"]
+
+
+def test_a_process_that_dies_is_told(job: IndexingJob, pictures: Path, own_library: Path) -> None:
+    job.start(own_library, [pictures])
+    process = job._process
+    assert process is not None
+    process.kill()
+    job.wait(SECONDS_AT_MOST)
+    assert job.state is not None
+    assert (job.state.is_running, job.state.error) == (False, DIED)
+
+
+@pytest.mark.parametrize(
+    ("phase", "done", "rate", "left", "expected"),
+    [
+        ("scanning", 0, 0.0, None, (0.0, "Looking through the folders: 70 files so far")),
+        ("indexing", 0, 0.0, None, (0.0, "0 of 50 · getting ready")),
+        (
+            "indexing",
+            25,
+            12.4,
+            125.0,
+            (0.5, "25 of 50 · 12 pictures a second · 2 min 5 s left · 1 could not be read"),
+        ),
+        ("finishing", 50, 12.4, None, (1.0, "Finishing")),
+    ],
+)
+def test_progress_is_told_in_words(
+    phase: str, done: int, rate: float, left: float | None, expected: tuple[float, str]
+) -> None:
+    job = IndexingJob()
+    numbers = {"scanned": 70, "indexed": done, "unchanged": 0, "failed": int(done == 25), "skipped": 0}
+    line = {
+        "phase": phase,
+        "done": done,
+        "total": 50,
+        "images_per_second": rate,
+        "seconds_left": left,
+        **numbers,
+    }
+    job._state = indexing_panel.JobState(Path("library"), ())
+    job._take(json.dumps({"progress": line}))
+    assert job.state is not None
+    assert indexing_panel._told(job.state) == expected
