@@ -232,16 +232,14 @@ class Catalog:
 
     # files
 
-    def files_of(self, root_id: int) -> dict[str, KnownFile]:
-        """All files known below a root, by their path below it."""
-        known = {}
-        for path, *rest in self._db.execute(
+    def files_of(self, root_id: int) -> dict[str, tuple[Any, ...]]:
+        """All files known below a root, by their path below it: the fields of `KnownFile`, as a plain tuple."""
+        rows = self._db.execute(
             "SELECT path, id, size_bytes, modified_ns, inode, read_ns, status, image_id, reason"
             " FROM files WHERE root_id = ?",
             (root_id,),
-        ):
-            known[path if isinstance(path, str) else os.fsdecode(path)] = KnownFile(*rest)
-        return known
+        )
+        return {row[0] if type(row[0]) is str else os.fsdecode(row[0]): row[1:] for row in rows}
 
     def put_file(
         self,
@@ -279,16 +277,6 @@ class Catalog:
     def remove_files(self, file_ids: Iterable[int]) -> None:
         """Forgets files; their images stay until `settle`."""
         self._db.executemany("DELETE FROM files WHERE id = ?", ((file_id,) for file_id in file_ids))
-
-    def stats_of(self, file_ids: Iterable[int]) -> set[tuple[int, int]]:
-        """Sizes in bytes and times of the last change in nanoseconds of files."""
-        return {
-            (size, modified)
-            for file_id in file_ids
-            for size, modified in self._db.execute(
-                "SELECT size_bytes, modified_ns FROM files WHERE id = ?", (file_id,)
-            )
-        }
 
     def images_of(self, file_ids: Iterable[int]) -> set[int]:
         """The images that files hold."""

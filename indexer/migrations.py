@@ -18,11 +18,14 @@ The tables, after all steps:
 
 from __future__ import annotations
 
+import sys
+import threading
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from sqlite_utils.db import Database
 
@@ -37,7 +40,8 @@ def migrate(connection: sqlite3.Connection, *, up_to: int = SCHEMA_VERSION) -> N
         connection: In autocommit mode.
         up_to: For tests: the version to stop at.
     """
-    from sqlite_utils import Database, Migrations
+    with _without_pandas():
+        from sqlite_utils import Database, Migrations
 
     migrations = Migrations(MIGRATION_SET)
     for number, step in enumerate(_STEPS[:up_to], start=1):
@@ -49,6 +53,23 @@ def migrate(connection: sqlite3.Connection, *, up_to: int = SCHEMA_VERSION) -> N
         migrations(name=f"{number:04d}{step.__name__}")(apply)
     database = Database(connection, execute_plugins=False)
     migrations.apply(database)
+
+
+@contextmanager
+def _without_pandas() -> Iterator[None]:
+    """Lets sqlite-utils be imported without pandas, which it only wants for types that we never pass.
+
+    Where pandas is installed (Streamlit brings it), that import is most of the cost of making a library. Only while
+    no other thread runs: one that imports pandas meanwhile would be told that there is none.
+    """
+    if "pandas" in sys.modules or threading.active_count() > 1:
+        yield
+        return
+    sys.modules["pandas"] = None  # type: ignore[assignment]  # the documented way to make an import fail
+    try:
+        yield
+    finally:
+        del sys.modules["pandas"]
 
 
 def _first_schema(db: Database) -> None:

@@ -42,7 +42,7 @@ from indexer.paths import (
     relative_to_root,
 )
 from indexer.records import FileFailure, IndexProgress, IndexSummary
-from indexer.scan import FoundFile, Scan, scan_folder
+from indexer.scan import Scan, scan_folder
 from indexer.vector_index import (
     VectorFileError,
     VectorFileInfo,
@@ -66,6 +66,7 @@ _PROGRESS_SECONDS = 0.1
 _SPEED_WINDOW_SECONDS = 10.0
 _BATCHES_AHEAD = 2  # for the tower: one in work, one waiting
 _RACY_NS = 2_000_000_000  # the coarsest clock of a file system (FAT): two seconds
+_INODE_WRAP = 1 << 64  # SQLite's integers have a sign, inodes have none
 # Vectors of images that are gone are kept so long: a disk that was away, a folder moved in two steps, a
 # trash emptied too early cost no second embedding. Like the trash of most photo programs; `imago forget`
 # does it at once.
@@ -252,6 +253,7 @@ class _Run:
         # Rows of files that the scan did not find, by their image: where a moved file came from.
         self._vanished: dict[int, list[int]] = defaultdict(list)
         self._vanished_rows: dict[int, bool] = {}
+        self._vanished_stats: set[tuple[int, int]] = set()
         self._uncommitted: list[tuple[_Task, NDArray[np.float32] | None]] = []
         self._last_commit = time.monotonic()
         self._base_info: VectorFileInfo | None = None
@@ -419,61 +421,60 @@ class _Run:
         return scope.root.device is not None and scope.root.device != _device(scope.folder)
 
     def _sort_files(
-        self, root: KnownRoot, prefix: str, scan: Scan, known: dict[str, KnownFile]
+        self, root: KnownRoot, prefix: str, scan: Scan, known: dict[str, tuple[Any, ...]]
     ) -> list[_Task]:
-        """Removes from `known` what the scan found; returns what is to be read."""
-        counts = self.counts
+        """Removes from `known` what the scan found; returns what is to be read.
+
+        The loop runs once for every file of a library, so it unpacks tuples and calls nothing for those
+        that are unchanged.
+        """
         tasks = []
-        found: FoundFile
-        for found in scan.files:
-            path = prefix + found.path
+        unchanged = 0
+        for name, size_bytes, modified_ns, inode in scan.files:
+            path = prefix + name if prefix else name
             row = known.pop(path, None)
             if row is None:
-                tasks.append(
-                    _Task(root, path, (found.size_bytes, found.modified_ns, found.inode), None, False)
-                )
+                tasks.append(_Task(root, path, (size_bytes, modified_ns, inode), None, False))
                 continue
-            is_same = row.size_bytes == found.size_bytes and row.modified_ns == found.modified_ns
-            if is_same and row.status == "skipped":
-                counts.skipped += 1
-            elif is_same and row.status == "failed" and not self.retry_failed:
-                counts.failed.append(
-                    FileFailure(Path(join_root(root.path, path)), row.reason or "", is_new=False)
+            _, known_size, known_modified, known_inode, read_ns, status, _, reason = row
+            is_same = known_size == size_bytes and known_modified == modified_ns
+            if is_same and status == "indexed":
+                # Another inode, or a file written so shortly before it was read that a later change may
+                # carry the same time: the content decides, and usually it is the same.
+                is_sure = known_inode == inode or known_inode == inode - _INODE_WRAP
+                if is_sure and not -_RACY_NS < read_ns - known_modified < _RACY_NS:
+                    unchanged += 1
+                else:
+                    tasks.append(_Task(root, path, (size_bytes, modified_ns, inode), KnownFile(*row), True))
+            elif is_same and status == "skipped":
+                self.counts.skipped += 1
+            elif is_same and not self.retry_failed:
+                self.counts.failed.append(
+                    FileFailure(Path(join_root(root.path, path)), reason or "", is_new=False)
                 )
-            elif (
-                is_same
-                and row.status == "indexed"
-                and row.inode == _signed(found.inode)
-                and not _is_racy(row)
-            ):
-                counts.unchanged += 1
             else:
-                # Same size and time, but another inode, or written so shortly before it was read that a
-                # later change may carry the same time: the content decides, and usually it is the same.
-                hash_only = is_same and row.status == "indexed"
-                tasks.append(
-                    _Task(root, path, (found.size_bytes, found.modified_ns, found.inode), row, hash_only)
-                )
+                tasks.append(_Task(root, path, (size_bytes, modified_ns, inode), KnownFile(*row), False))
+        self.counts.unchanged += unchanged
         return tasks
 
-    def _note_vanished(self, prefix: str, scan: Scan, known: dict[str, KnownFile]) -> None:
+    def _note_vanished(self, prefix: str, scan: Scan, known: dict[str, tuple[Any, ...]]) -> None:
         """Notes what is left in `known`: gone, unless it lies where nobody could look."""
         hidden = tuple(f"{prefix}{relative}/" if relative else prefix for relative, _ in scan.unreadable)
         exact = {prefix + relative for relative, _ in scan.unreadable}
-        for path, row in known.items():
+        for path, fields in known.items():
             if not path.startswith(prefix) or path in exact or (hidden and path.startswith(hidden)):
                 continue
+            row = KnownFile(*fields)
             self._vanished_rows[row.id] = row.status == "indexed"
+            self._vanished_stats.add((row.size_bytes, row.modified_ns))
             if row.image_id is not None:
                 self._vanished[row.image_id].append(row.id)
 
     def _guess_moves(self, tasks: list[_Task]) -> None:
         """Has files hashed before they are decoded that are as large and as old as one that vanished."""
-        if self._vanished_rows:
-            stats = self.catalog.stats_of(self._vanished_rows)
-            for task in tasks:
-                if task.known is None and task.stat[:2] in stats:
-                    task.hash_only = True
+        for task in tasks:
+            if task.known is None and task.stat[:2] in self._vanished_stats:
+                task.hash_only = True
 
     # decode, embed, commit
 
@@ -833,15 +834,6 @@ def _drop_pixels(task: _Task) -> None:
     answer = task.answer
     assert answer is not None  # noqa: S101
     task.answer = Decoded(answer.task, answer.status, answer.reason, answer.fields, None)
-
-
-def _is_racy(row: KnownFile) -> bool:
-    """Whether the file was written just before it was read: a later write may have left the same time."""
-    return abs(row.read_ns - row.modified_ns) < _RACY_NS
-
-
-def _signed(inode: int) -> int:
-    return inode - (1 << 64) if inode >= 1 << 63 else inode
 
 
 def _device(path: str) -> str | None:

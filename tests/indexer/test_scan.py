@@ -16,7 +16,7 @@ def touch(path, text="x"):
 
 
 def names(folder, **options):
-    return sorted(file.path for file in scan_folder(str(folder), **options).files)
+    return sorted(file[0] for file in scan_folder(str(folder), **options).files)
 
 
 def test_hidden_and_system_things_are_left_out(tmp_path):
@@ -77,8 +77,8 @@ class TestLinks:
         (inside / "two").symlink_to(outside)
         (inside / "file.jpg").symlink_to(outside / "a.jpg")
         files = scan_folder(str(inside)).files
-        assert sorted(file.path for file in files) == ["file.jpg", "one/a.jpg"]
-        assert {file.size_bytes for file in files} == {5}
+        assert sorted(file[0] for file in files) == ["file.jpg", "one/a.jpg"]
+        assert {file[1] for file in files} == {5}
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes")
@@ -99,7 +99,7 @@ def test_a_folder_that_cannot_be_listed_is_reported(tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "scandir", refuse)
     scan = scan_folder(str(tmp_path))
-    assert [file.path for file in scan.files] == ["a.jpg"]
+    assert [file[0] for file in scan.files] == ["a.jpg"]
     assert scan.unreadable == [("closed", "Permission denied")]
 
 
