@@ -1,7 +1,7 @@
 """Make the SigLIP golden: a small random checkpoint and what PyTorch Transformers answers for it.
 
-Needs PyTorch and Transformers, see make_clip.py. It overwrites siglip/ beside it. Head sizes are no power of two, the image
-is no whole number of patches, and texts are projected to another width.
+Needs PyTorch and Transformers, see make_clip.py. It overwrites siglip/ beside it. Head sizes are no power
+of two, the image is no whole number of patches, and texts are projected to another width.
 """
 
 import torch
