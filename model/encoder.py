@@ -39,7 +39,7 @@ PRECISIONS = ("float32", "bfloat16", "float16")
 
 # Texts of a causal tower need not be padded to the end: nothing looks back from there. Few lengths, few
 # programs.
-_SHORT_TEXT_LENGTHS = (8, 16, 32)
+_SHORT_TEXT_LENGTHS = (8, 16, 32, 64, 128)
 _TEXTS_PER_BATCH = 32
 
 # On a CPU small batches stay in its cache and beat large ones; a GPU wants to be filled.
@@ -113,7 +113,7 @@ class Encoder:
         return ModelIdentity(
             name=self._located.name,
             revision=self._located.revision,
-            weights_fingerprint=_weights_fingerprint(folder),
+            weights_fingerprint=_weights_fingerprint(self._weight_files()),
             preprocessing_fingerprint=fingerprint_of_settings(settings),
             dimension=self.dimension,
         )
@@ -169,8 +169,14 @@ class Encoder:
             for some in _batches(rows, _TEXTS_PER_BATCH):
                 batch = self.tokenizer.pad([ids[row] for row in some], length=length)
                 padded = _padded_rows(len(some), _TEXTS_PER_BATCH)
-                mask = _with_rows(batch.attention_mask, padded)
-                vectors[some] = tower(_with_rows(batch.input_ids, padded), mask)[: len(some)]
+                inputs = [
+                    self._token_rows(batch.input_ids)
+                    if self._description.embedding_table
+                    else batch.input_ids
+                ]
+                if self._description.reads_attention_mask:
+                    inputs.append(batch.attention_mask)
+                vectors[some] = tower(*(_with_rows(array, padded) for array in inputs))[: len(some)]
         return _checked(vectors)
 
     def encode_images(self, images: Sequence[Image.Image]) -> npt.NDArray[np.float32]:
@@ -224,6 +230,39 @@ class Encoder:
             vectors[some[0] : some[-1] + 1] = tower(_with_rows(piece, padded))[: len(some)]
         return _checked(vectors)
 
+    @cached_property
+    def _embedding_table(self) -> npt.NDArray[Any]:
+        name, source = self._description.embedding_table, self._description.open_weights()
+        if name is None or name not in source.shapes:
+            raise CheckpointError(
+                f"The weights in {self._description.folder} lack {name}, the table of the text tower's "
+                f"tokens. "
+                "Fetch the checkpoint again."
+            )
+        return source.read(name)
+
+    def _token_rows(self, ids: npt.NDArray[np.int32]) -> npt.NDArray[np.float32]:
+        """Looks tokens up in the file: float32 (batch, length, width). Only the pages touched are read."""
+        table = self._embedding_table
+        if len(table) < self._description.vocabulary_size:
+            raise CheckpointError(
+                f"The table of tokens in {self._description.folder} has {len(table)} rows, its "
+                f"configuration says "
+                f"{self._description.vocabulary_size}. Take all its files from one place."
+            )
+        return np.asarray(table[ids], dtype=np.float32)
+
+    def _weight_files(self) -> tuple[Path, ...]:
+        files = self._description.weight_files
+        if not files:
+            self._description.open_weights()  # which knows what to say about their absence
+        missing = [file.name for file in files if not file.is_file()]
+        if missing:
+            raise CheckpointError(
+                f"{self._description.folder} lacks {', '.join(missing)}. Fetch the checkpoint again."
+            )
+        return files
+
     def _padded_length(self, tokens: int) -> int:
         # At least one place stays for padding unless the text fills the tower: a checkpoint whose pooling
         # picks a padding # token (there are some) then picks the same one as with padding to the end.
@@ -258,9 +297,8 @@ class Encoder:
 
 
 def _text_tower(description: CheckpointDescription) -> Tower:
-    def run(model: Any, input_ids: jax.Array, attention_mask: jax.Array) -> jax.Array:
-        output = model(input_ids, attention_mask) if description.reads_attention_mask else model(input_ids)
-        features: jax.Array = getattr(output, description.text_tower.output)
+    def run(model: Any, *inputs: jax.Array) -> jax.Array:  # ids or rows of tokens, perhaps a mask
+        features: jax.Array = getattr(model(*inputs), description.text_tower.output)
         return features
 
     return Tower(description, description.text_tower, "float32", run)
@@ -280,23 +318,11 @@ def _vision_tower(description: CheckpointDescription, precision: str) -> Tower:
     return Tower(description, description.vision_tower, precision, run)
 
 
-def _weights_fingerprint(folder: Path) -> str:
-    names = sorted(path.name for path in weight_files(folder))
-    prints = [cache.cached_fingerprint(folder / name) for name in names]
-    return prints[0] if len(prints) == 1 else fingerprint_of_settings(dict(zip(names, prints, strict=True)))
-
-
-def weight_files(folder: Path) -> list[Path]:
-    """Returns the files that hold a checkpoint's weights, those that would be read.
-
-    Raises:
-        CheckpointError: If there are none.
-    """
-    shards = sorted(folder.glob("model-*-of-*.safetensors"))
-    for names in (["model.safetensors"], [shard.name for shard in shards], ["flax_model.msgpack"]):
-        if names and all((folder / name).is_file() for name in names):
-            return [folder / name for name in names]
-    raise CheckpointError(f"{folder} holds no weights that are read here. Fetch the checkpoint again.")
+def _weights_fingerprint(files: Sequence[Path]) -> str:
+    prints = [cache.cached_fingerprint(file) for file in files]
+    if len(prints) == 1:
+        return prints[0]
+    return fingerprint_of_settings({file.name: value for file, value in zip(files, prints, strict=True)})
 
 
 def _tokenizer_files(folder: Path) -> list[str]:

@@ -7,16 +7,26 @@ in `_READERS`. Needs no JAX, so that naming a model, preparing pictures and toke
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from model.checkpoint import CONFIG_NAME, read_json
+from model.checkpoint import (
+    CONFIG_NAME,
+    FLAX_NAME,
+    SAFETENSORS_INDEX_NAME,
+    SAFETENSORS_NAME,
+    open_weights,
+    read_json,
+)
 from model.errors import CheckpointError, ConfigurationError, UnsupportedCheckpointError
 from model.preprocess import ImagePreprocessor
-from model.tokenizer import TextCleaning
+from model.tokenizer import TextCleaning, read_tokenizer_settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
+
+    from model.checkpoint import WeightSource
 
 # Bookkeeping in a config.json: two files that differ only here describe the same model.
 _LABELS = frozenset({"architectures", "dtype", "torch_dtype", "transformers_version"})
@@ -50,9 +60,13 @@ class CheckpointDescription:
         preprocessor: Prepares pictures.
         text_length: Number of positions of the text tower.
         vocabulary_size: Number of token ids it knows.
+        weight_files: Where the weights are.
+        open_weights: Opens them, reading their names and shapes.
         pads_to_full_length: Whether texts must be padded to `text_length`, because the tower looks at the
             padding too.
         reads_attention_mask: Whether the text tower takes a mask.
+        embedding_table: Where the text tower takes rows of its token table instead of ids, the table's
+            name in the checkpoint; so a large table can stay in the file.
         pad_id: The id that texts are padded with; None leaves it to the tokenizer's files.
         cleaning: What happens to a text before it is tokenised.
     """
@@ -65,8 +79,11 @@ class CheckpointDescription:
     preprocessor: ImagePreprocessor
     text_length: int
     vocabulary_size: int
+    weight_files: tuple[Path, ...]
+    open_weights: Callable[[], WeightSource]
     pads_to_full_length: bool = False
     reads_attention_mask: bool = True
+    embedding_table: str | None = None
     pad_id: int | None = None
     cleaning: TextCleaning = TextCleaning.NONE
 
@@ -102,12 +119,100 @@ def _describe_clip(folder: Path, settings: Mapping[str, Any]) -> CheckpointDescr
         preprocessor=ImagePreprocessor.from_pretrained(folder),
         text_length=_integer(text, "max_position_embeddings", 77),
         vocabulary_size=_integer(text, "vocab_size", 49408),
+        weight_files=_weight_files(folder),
+        open_weights=partial(open_weights, folder),
     )
 
 
+def _describe_siglip(folder: Path, settings: Mapping[str, Any]) -> CheckpointDescription:
+    text = _section(settings, "text_config")
+    vocabulary_size = _integer(text, "vocab_size", 32000)
+    return CheckpointDescription(
+        folder=folder,
+        settings=settings,
+        text_tower=TowerClass("model.siglip", "SiglipTextTrunk", "pooler_output"),
+        vision_tower=TowerClass("model.siglip", "SiglipVisionModel", "pooler_output"),
+        dimension=_integer(_section(settings, "vision_config"), "hidden_size", 768),
+        preprocessor=ImagePreprocessor.from_pretrained(folder),
+        text_length=_integer(text, "max_position_embeddings", 64),
+        vocabulary_size=vocabulary_size,
+        weight_files=_weight_files(folder),
+        open_weights=partial(open_weights, folder),
+        # Trained on padded texts without a mask, and pooled at the last place.
+        pads_to_full_length=True,
+        reads_attention_mask=False,
+        embedding_table="text_model.embeddings.token_embedding.weight",
+        cleaning=_siglip_cleaning(read_tokenizer_settings(folder), vocabulary_size),
+    )
+
+
+def _siglip_cleaning(tokenizer: Mapping[str, Any], vocabulary_size: int) -> TextCleaning:
+    """Tells how texts were prepared in training, which the tokenizer's files say only by its name.
+
+    SigLIP 2 lower-cases for Gemma's tokenizer, which does not do it itself; SigLIP drops punctuation, too.
+    """
+    name = str(tokenizer.get("tokenizer_class", "")).lower()
+    if "gemma" in name or "siglip2" in name or (not name and vocabulary_size == _GEMMA_VOCABULARY):
+        return TextCleaning.LOWER
+    if "siglip" in name or (not name and vocabulary_size == _SIGLIP_VOCABULARY):
+        return TextCleaning.BARE
+    return TextCleaning.LOWER if tokenizer.get("do_lower_case") is True else TextCleaning.NONE
+
+
+def _describe_dual_encoder(folder: Path, settings: Mapping[str, Any]) -> CheckpointDescription:
+    text = _section(settings, "text_config")
+    kind = text.get("model_type")
+    # The configuration of a whole CLIP stands for its text tower.
+    text = _section(text, "text_config") if kind == "clip" else text
+    positions = _integer(text, "max_position_embeddings", 77 if kind in _CLIP_TEXTS else 512)
+    pad_id = text.get("pad_token_id", 1)
+    if kind in _ROBERTA_TEXTS:
+        if not isinstance(pad_id, int):
+            raise ConfigurationError(f"pad_token_id is {pad_id!r}; {kind} counts its positions from it.")
+        positions -= pad_id + 1
+    return CheckpointDescription(
+        folder=folder,
+        settings=settings,
+        text_tower=TowerClass("model.dual_encoder", "DualEncoderTextModelWithProjection", "text_embeds"),
+        vision_tower=TowerClass("model.dual_encoder", "DualEncoderVisionModelWithProjection", "image_embeds"),
+        dimension=_integer(settings, "projection_dim", 512),
+        preprocessor=ImagePreprocessor.from_pretrained(folder),
+        text_length=positions,
+        vocabulary_size=_integer(text, "vocab_size", _VOCABULARIES.get(str(kind))),
+        weight_files=_weight_files(folder),
+        open_weights=partial(open_weights, folder),
+        pad_id=pad_id if kind in _ROBERTA_TEXTS else None,
+    )
+
+
+_GEMMA_VOCABULARY = 256_000
+_SIGLIP_VOCABULARY = 32_000
+_CLIP_TEXTS = frozenset({"clip", "clip_text_model"})
+_ROBERTA_TEXTS = frozenset({"roberta", "xlm-roberta"})
+# What each text tower's configuration means where it does not say.
+_VOCABULARIES = {
+    "bert": 30522,
+    "clip": 49408,
+    "clip_text_model": 49408,
+    "roberta": 50265,
+    "xlm-roberta": 30522,
+}
+
 _READERS: dict[str, Callable[[Path, Mapping[str, Any]], CheckpointDescription]] = {
     "clip": _describe_clip,
+    "siglip": _describe_siglip,
+    "vision-text-dual-encoder": _describe_dual_encoder,
 }
+
+
+def _weight_files(folder: Path) -> tuple[Path, ...]:
+    """Returns the files that `open_weights` reads, as far as they are there."""
+    if (folder / SAFETENSORS_NAME).is_file():
+        return (folder / SAFETENSORS_NAME,)
+    if (folder / SAFETENSORS_INDEX_NAME).is_file():
+        names = set(read_json(folder / SAFETENSORS_INDEX_NAME).get("weight_map", {}).values())
+        return tuple(folder / name for name in sorted(names))
+    return (folder / FLAX_NAME,) if (folder / FLAX_NAME).is_file() else ()
 
 
 def without_labels(settings: object) -> object:

@@ -28,7 +28,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from model.cache import read_entry, write_entry
-from model.checkpoint import open_weights
 from model.machine import processor_flags
 
 if TYPE_CHECKING:
@@ -187,16 +186,16 @@ def load_program(name: str) -> StoredProgram | None:
 
 
 class Replayer:
-    """Runs kept programs of one tower, whose checkpoint lies in `folder`; they share its parameters.
+    """Runs kept programs of one tower, whose parameters are in `source`; they share them.
 
     Every method may raise anything at all: the caller falls back on JAX.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, source: WeightSource) -> None:
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")  # as JAX does: else XLA tells its life on stderr
         from jaxlib import _jax, xla_client
 
-        self._source = open_weights(folder)
+        self._source = source
         self._xla = xla_client
         if "jax" not in sys.modules:  # which sets this when it is imported, before us or after
             _jax.jax_jit.set_enable_x64_state(_jax.config.Config("imago_enable_x64", False))
@@ -271,9 +270,8 @@ def _environment() -> dict[str, object]:
     }
 
 
-def layout(folder: Path) -> str:
-    """Returns a fingerprint of the names and shapes of a checkpoint's arrays, on which the origins depend."""
-    source = open_weights(folder)
+def layout(source: WeightSource) -> str:
+    """Returns a fingerprint of the names and shapes of a checkpoint's arrays; the origins depend on them."""
     text = json.dumps(
         [source.dress, {name: list(shape) for name, shape in source.shapes.items()}], sort_keys=True
     )

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import html
 import json
+import string
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -36,6 +37,8 @@ _LONGEST_TEXT_CHARACTERS = 65_536
 # process forks.
 _FEW_TEXTS = 8
 
+_NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
+
 _VOCABULARY_FILES = ("vocab.json", "vocab.txt", "spiece.model", "tokenizer.model", "sentencepiece.bpe.model")
 
 
@@ -43,13 +46,22 @@ class TextCleaning(StrEnum):
     """What happens to a text before the tokenizer sees it. The tower was trained with one of these."""
 
     NONE = "none"
-    """Nothing: Transformers' way."""
+    """Nothing: Transformers' way with most tokenizers."""
 
     LOWER = "lower"
     """Lower case: SigLIP 2."""
 
     WEB = "web"
     """OpenAI's and OpenCLIP's way: mend mojibake, resolve HTML entities, trim white space, lower case."""
+
+    WEB_CASED = "web-cased"
+    """As `WEB`, but capitals stay."""
+
+    BARE = "bare"
+    """Lower case, without ASCII punctuation, white space trimmed: SigLIP."""
+
+    WEB_BARE = "web-bare"
+    """As `WEB`, then as `BARE`."""
 
 
 @dataclass(frozen=True)
@@ -192,13 +204,14 @@ class TextTokenizer:
 
 def clean_text(text: str, cleaning: TextCleaning) -> str:
     """Returns the text as the tower was trained to see it."""
-    if cleaning is TextCleaning.WEB:
+    if cleaning in {TextCleaning.WEB, TextCleaning.WEB_CASED, TextCleaning.WEB_BARE}:
         import ftfy
 
-        text = html.unescape(html.unescape(ftfy.fix_text(text)))
-        return " ".join(text.split()).lower()
-    if cleaning is TextCleaning.LOWER:
-        return text.lower()
+        text = " ".join(html.unescape(html.unescape(ftfy.fix_text(text))).split())
+    if cleaning in {TextCleaning.BARE, TextCleaning.WEB_BARE}:
+        text = " ".join(text.lower().translate(_NO_PUNCTUATION).split())
+    if cleaning in {TextCleaning.LOWER, TextCleaning.WEB}:
+        text = text.lower()
     return text
 
 
@@ -271,7 +284,8 @@ def _pad_id(tokenizer: Tokenizer, settings: dict[str, Any]) -> int:
     if isinstance(token, dict):
         token = token.get("content")
     if token is None:
-        return 0  # what every tokenizer without a padding token of its own is padded with
+        # Some say it only in tokenizer.json; 0 is what is padded with where nobody says.
+        return int((tokenizer.padding or {}).get("pad_id", 0))
     found = tokenizer.token_to_id(str(token))
     if found is None:
         raise CheckpointError(f"The padding token {token!r} is not in the vocabulary of tokenizer.json.")

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from model import cache, replay
-from model.checkpoint import CONFIG_NAME, open_weights, read_json
 from model.families import without_labels
 from model.machine import backend
 
@@ -75,7 +74,7 @@ class Tower:
             return None
         try:
             if self._replayer is None:
-                self._replayer = replay.Replayer(self._description.folder)
+                self._replayer = replay.Replayer(self._description.open_weights())
             function: Function = self._replayer.load(program)
             function(*inputs)
         except Exception as error:  # noqa: BLE001  (parts of jaxlib that promise nothing; JAX does)
@@ -98,8 +97,9 @@ class Tower:
             "settings": without_labels(dict(description.settings)),
             "image": description.preprocessor.to_dict(),
             "mask": description.reads_attention_mask,
+            "rows": description.embedding_table,
             "precision": self._precision,
-            "weights": replay.layout(description.folder),
+            "weights": replay.layout(description.open_weights()),
         }
         return replay.program_name(tower=tower, inputs=inputs)
 
@@ -128,10 +128,10 @@ class _ThroughJax:
             cache.keep_compiled_code()
         model_class = getattr(importlib.import_module(tower.module), tower.name)
         model = model_class.from_settings(
-            read_json(description.folder / CONFIG_NAME), dtype=jnp.dtype(precision), param_dtype=jnp.float32
+            description.settings, dtype=jnp.dtype(precision), param_dtype=jnp.float32
         )
-        source = replay.RecordingSource(open_weights(description.folder))
-        fill(model, source, model_class.weights)
+        source = replay.RecordingSource(description.open_weights())
+        fill(model, source, model.weights)
         structure, state = nnx.split(model)
         flat = nnx.to_flat_state(state)
         paths = list(flat.paths)
