@@ -10,29 +10,87 @@ its vector is stored already.
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import json
 import numbers
-from dataclasses import dataclass
+import threading
+from collections import OrderedDict
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import numpy as np
 
 import indexer
 import model
 from indexer.errors import ModelMismatchError
+from indexer.filters import InFolder, Not
+from model.cache import read_entry, write_entry
+from search import query as language
+from search.cutoff import (
+    CUT,
+    NEUTRAL_TEXTS,
+    SAMPLE_IMAGES,
+    Null,
+    base_of,
+    hit_probabilities,
+    measure_null,
+    sigmoid_probabilities,
+)
 from search.errors import QueryError, QueryImageError
-from search.images import is_file, query_pixels
+from search.grouping import Comparison, find_groups, fold_near_duplicates, limits_of
+from search.images import UPLOAD, is_file, query_pixels
+from search.matching import SORT_KEYS, fits
+from search.ranking import LESS_LIKE_WEIGHT, MORE_LIKE_WEIGHT, Contribution, Mixture, mix, mix_alike
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
     from types import TracebackType
 
     from numpy.typing import NDArray
     from PIL import Image
 
     from indexer import LibraryReader
-    from model import Encoder
+    from indexer.decode import Preprocessor
+    from indexer.filters import Filter
+    from model import ModelIdentity
+    from search.grouping import DuplicateGroup, Fingerprints, Kind
+    from search.matching import Order
 
-DEFAULT_HITS = 20
+DEFAULT_HITS: Final = 20
+_FIRST_LOOK: Final = 1024
+"""How many of the best images are judged first; four times as many while the cut lies beyond them."""
+_NEUTRAL_QUERIES: Final = len(NEUTRAL_TEXTS)
+_FEWEST_TO_JUDGE: Final = 50
+"""In a library with fewer images nothing can be said about chance; all of them fit on a screen anyway."""
+_TEXTS_KEPT: Final = 1024
+_FOLDED_AT_MOST: Final = 5000
+"""Hits beyond are not looked through for near-duplicates: nobody pages that far, and pairs grow quadratically."""
+
+AnyQuery = str | Path | int | language.Query
+"""A query besides a Pillow image: text in the query language, an image file, an id, or a parsed query."""
+
+
+class QueryEncoder(Protocol):
+    """What searching needs of a model; `model.Encoder` is one."""
+
+    @property
+    def identity(self) -> ModelIdentity:
+        """Names the model."""
+
+    @property
+    def preprocessor(self) -> Preprocessor:
+        """Makes the tower's pixels."""
+
+    def encode_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Embeds texts: float32 (n, dimension) of unit norm."""
+
+    def encode_images(self, images: Sequence[Image.Image]) -> NDArray[np.float32]:
+        """Embeds Pillow images: float32 (n, dimension) of unit norm."""
+
+    def encode_pixels(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Embeds uint8 (n, height, width, 3): float32 (n, dimension) of unit norm."""
 
 
 @dataclass(frozen=True)
@@ -42,36 +100,119 @@ class Hit:
     Attributes:
         path: Where one present copy of the image lies.
         score: Cosine between the query's vector and the image's, -1 to 1. Compare it within one query only.
+            1 for each hit of a query that has filters only.
         id: The image's number in this library; stays the same while its content does.
+        probability: That the image is there because of the query and not by chance, 0 to 1; see
+            `search.cutoff`. None where it cannot be told: only filters were given, or the library is tiny.
+        copies: How many files hold exactly this image.
+        folded: Ids of near-duplicates that were folded into this hit, best first.
+        why: What each term adds, in the order of the query; empty unless asked for.
     """
 
     path: Path
     score: float
     id: int
+    probability: float | None = None
+    copies: int = 1
+    folded: tuple[int, ...] = ()
+    why: tuple[Contribution, ...] = ()
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a library answers to a query.
+
+    Attributes:
+        hits: The page that was asked for.
+        total: Number of hits on all pages, near-duplicates that are folded not counted.
+        candidates: Number of images that fit the filters.
+        is_cut: Whether hits had to pass the cut.
+        query: The query, saved queries put in; `search.query.format_query` makes text of it.
+        next_page: What to pass as `page` for the hits that follow, None after the last.
+        closest: Where nothing fits, the images that come closest all the same, for those who want to see them.
+    """
+
+    hits: tuple[Hit, ...]
+    total: int
+    candidates: int
+    is_cut: bool
+    query: language.Query
+    next_page: str | None = None
+    closest: tuple[Hit, ...] = ()
+
+    @property
+    def nothing_fits(self) -> bool:
+        """Whether images were looked at and none of them looks like the query."""
+        return self.is_cut and self.total == 0 and self.candidates > 0
+
+
+@dataclass(frozen=True)
+class _Ranked:
+    """The images that answer, in order of relevance."""
+
+    ids: NDArray[np.int64]
+    scores: NDArray[np.float32]
+    probabilities: NDArray[np.float64] | None
+
+
+@dataclass(frozen=True)
+class _Sample:
+    """Images of the library, evenly spread over the ids, for statistics."""
+
+    ids: NDArray[np.int64]
+    vectors: NDArray[np.float32]
 
 
 class Library:
-    """A library that is open for searching; a context manager. Never writes to the library."""
+    """A library that is open for searching; a context manager. Never writes to the library.
 
-    def __init__(self, reader: LibraryReader, encoder: Encoder | None = None):
-        """Search through `reader`; `Library.open` is the usual way in.
+    Safe to use from several threads.
+    """
+
+    def __init__(
+        self,
+        reader: LibraryReader,
+        encoder: QueryEncoder | None = None,
+        *,
+        saved: Callable[[str], str | None] | None = None,
+        fetch: Callable[[str], bytes] | None = None,
+    ):
+        """Search through `reader`; `Library.open` is the usual way in, and tells the arguments.
 
         Raises:
             indexer.errors.ModelMismatchError: `encoder` is not the model that the library was made with.
         """
         self._reader = reader
-        self._encoder: Encoder | None = None
+        self._encoder: QueryEncoder | None = None
+        self._saved = saved
+        self._fetch = fetch
+        self._lock = threading.RLock()
+        self._texts: OrderedDict[str, NDArray[np.float32]] = OrderedDict()
+        self._sample: _Sample | None = None
+        self._text_null: Null | None = None
+        self._fingerprints: Fingerprints = {}
         if encoder is not None:
             self._use_encoder(encoder)
 
     @classmethod
-    def open(cls, path: str | Path, encoder: Encoder | None = None) -> Library:
+    def open(
+        cls,
+        path: str | Path,
+        encoder: QueryEncoder | None = None,
+        *,
+        saved: Callable[[str], str | None] | None = None,
+        fetch: Callable[[str], bytes] | None = None,
+    ) -> Library:
         """Open the library at `path`.
 
         Args:
             path: The library's folder.
             encoder: The model to embed queries with. Without it the library's own model is loaded, on the
                 first query that needs one.
+            saved: From the name of a saved query to its text or None; `search.saved.SavedQueries().get` where
+                not given.
+            fetch: From the address of a picture to its bytes, `search.fetch.fetch_image` or the like. Queries may
+                hold addresses only where it is given.
 
         Raises:
             indexer.errors.LibraryError: No library there, a damaged one, or one that a newer version made.
@@ -79,7 +220,7 @@ class Library:
         """
         reader = indexer.LibraryReader.open(Path(path))
         try:
-            return cls(reader, encoder)
+            return cls(reader, encoder, saved=saved, fetch=fetch)
         except BaseException:
             reader.close()
             raise
@@ -99,13 +240,24 @@ class Library:
         """Let go of the library's files; closing twice is harmless."""
         self._reader.close()
 
+    def refresh(self) -> bool:
+        """Look at the library anew if it has changed since it was opened; whether it had."""
+        if not self._reader.refresh():
+            return False
+        with self._lock:
+            self._sample = None
+            self._text_null = None
+            if self._encoder is not None:
+                self._use_encoder(self._encoder)
+        return True
+
     @property
     def reader(self) -> LibraryReader:
         """The open reader: status, failures, and what is known about each image."""
         return self._reader
 
     @property
-    def encoder(self) -> Encoder:
+    def encoder(self) -> QueryEncoder:
         """The model that queries are embedded with; loaded now if no query has needed it yet.
 
         Raises:
@@ -113,31 +265,43 @@ class Library:
             model.errors.ModelError: The library's model cannot be found or read.
             indexer.errors.ModelMismatchError: What was found under its name is another model by now.
         """
-        if self._encoder is None:
-            return self._use_encoder(model.Encoder.load(self._model_name()))
-        return self._encoder
+        with self._lock:
+            if self._encoder is None:
+                return self._use_encoder(model.Encoder.load(self._model_name()))
+            return self._encoder
 
-    def search(self, query: str | Path | Image.Image | int, k: int = DEFAULT_HITS) -> list[Hit]:
+    # Asking
+
+    def search(
+        self,
+        query: AnyQuery | Image.Image,
+        k: int = DEFAULT_HITS,
+        *,
+        all_hits: bool = False,
+        **options: Any,
+    ) -> list[Hit]:
         """The `k` images that fit `query` best, best first; equal scores in the order of their ids.
 
         Args:
-            query: Words; or the path of an image file, in this library or not; or a decoded image; or the id
-                of an image in this library. An image that is in the library is among its own results.
+            query: Text in the query language (docs/query-language.md); or the path of an image file, in this
+                library or not; or a decoded image; or the id of an image in this library. An image that is in the
+                library is among its own results.
             k: How many images at most; more than the library holds gives all of them.
+            all_hits: Also those that do not look like the query. Otherwise hits of a query with words in it are
+                cut where they are more likely wrong than right, and none may be left.
+            **options: Further ones of `answer`.
 
         Raises:
-            QueryError: An empty query, or a `k` that is no positive whole number.
-            QueryImageError: The image file is not there or cannot be decoded.
+            QueryError: A query that cannot be understood, or a `k` that is no positive whole number.
+            QueryImageError: An image file that is not there or cannot be decoded.
             indexer.errors.ImageGoneError: No image in this library has that id.
             model.errors.ModelError: The library's model cannot be loaded.
             indexer.errors.ModelMismatchError: The model is not the one that the library was made with.
         """
-        k = checked_count(k)
-        vector, _ = self._vector(query)
-        return self._nearest(vector, k)
+        return list(self.answer(query, k, all_hits=all_hits, **options).hits)
 
     def similar(self, image: str | Path | Image.Image | int, k: int = DEFAULT_HITS) -> list[Hit]:
-        """The `k` images that look most like `image`.
+        """The `k` images that look most like `image`, however much that is.
 
         An image named by its id, or by a path at which this library knows it, is left out of its own results:
         that it resembles itself is no news. A picture from elsewhere whose exact content is in the library
@@ -153,50 +317,411 @@ class Library:
             indexer.errors.ModelMismatchError: As for `search`.
         """
         k = checked_count(k)
-        vector, itself = self._vector(Path(image) if isinstance(image, str) else image)
-        if itself is None:
-            return self._nearest(vector, k)
-        return [hit for hit in self._nearest(vector, k + 1) if hit.id != itself][:k]
+        if isinstance(image, str):
+            image = Path(image)
+        if isinstance(image, Path):
+            stored = self._stored_id(image)
+            if stored is not None:
+                if self._reader.find(image.expanduser()) == stored:
+                    image = stored
+                else:
+                    hits = self.search(stored, k=k + 1, all_hits=True)
+                    return sorted(hits, key=lambda hit: hit.id != stored)[:k]
+        hits = self.search(image, k=k + 1, all_hits=True)
+        itself = int(image) if isinstance(image, numbers.Integral) else None
+        return [hit for hit in hits if hit.id != itself][:k]
 
-    def _nearest(self, vector: NDArray[np.float32], k: int) -> list[Hit]:
-        scores, ids = self._reader.nearest(vector[None, :], k)
-        records = self._reader.images(ids[0])
-        return [
-            Hit(path=record.path, score=float(score), id=int(image_id))
-            for record, score, image_id in zip(records, scores[0], ids[0], strict=True)
-        ]
+    def answer(
+        self,
+        query: AnyQuery | Image.Image,
+        k: int = DEFAULT_HITS,
+        *,
+        all_hits: bool = False,
+        order: Order = "relevance",
+        descending: bool | None = None,
+        offset: int = 0,
+        page: str | None = None,
+        fold: bool = False,
+        explain: bool = False,
+        more_like: Sequence[int] = (),
+        less_like: Sequence[int] = (),
+        uploads: Mapping[str, bytes | Image.Image] | None = None,
+    ) -> Answer:
+        """Search with everything that can be asked for.
 
-    def _vector(self, query: Any) -> tuple[NDArray[np.float32], int | None]:
-        """The query's vector, float32 (dimension,), and the id of the image of this library that it names."""
-        if isinstance(query, str):
-            if not query.strip():
-                raise QueryError("The query is empty: say what to look for.", query=query)
-            return self.encoder.encode_texts([query])[0], None
-        if isinstance(query, bool) or query is None:
-            raise QueryError(f"A query is words, a path, an image or an id, not {query!r}.")
-        if isinstance(query, numbers.Integral):
-            image_id = int(query)
-            return self._reader.vectors(np.asarray([image_id], dtype=np.int64))[0], image_id
-        if isinstance(query, Path):
-            return self._file_vector(query)
-        if not hasattr(query, "getexif"):  # what every Pillow image has; asking so keeps Pillow's import lazy
-            raise QueryError(f"A query is words, a path, an image or an id, not a {type(query).__name__}.")
-        return self.encoder.encode_images([query])[0], None
+        Args:
+            query: As for `search`.
+            k: How many hits on this page.
+            all_hits: Whether to leave the cut out. Queries made of pictures alone are never cut: what resembles a
+                picture most is worth seeing, however little it does.
+            order: `relevance`, or `date`, `name` or `size` within what passed the cut. A query with filters only
+                has no relevance; its images come by date.
+            descending: Newest, largest or last name first. None: dates and sizes descend, names ascend.
+            offset: How many hits to skip: page n of a snapshot of the library.
+            page: `next_page` of the answer before, with all other arguments unchanged. Unlike `offset` it neither
+                repeats nor skips an image when the library changed between two pages.
+            fold: Whether to fold near-duplicates (re-encoded, resized, slightly cropped) into the best hit of each.
+            explain: Whether hits tell what each term adds.
+            more_like: Ids of images that are right: the query moves towards them.
+            less_like: Ids of images that are wrong: the query moves away from them.
+            uploads: Pictures for `upload:NAME` in the query, by name: bytes of a file, or decoded.
 
-    def _file_vector(self, path: Path) -> tuple[NDArray[np.float32], int | None]:
+        Raises:
+            QueryError, QueryImageError, indexer.errors.ImageGoneError, model.errors.ModelError,
+            indexer.errors.ModelMismatchError: As for `search`.
+        """
+        k = checked_count(k)
+        offset = _checked_offset(offset)
+        wanted, uploads = self._parsed(query, dict(uploads or {}))
+        wanted = _with_feedback(wanted, more_like, less_like)
+        candidates = self._candidates(wanted.filters)
+        count = len(self._reader) if candidates is None else len(candidates)
+        if order not in {"relevance", *SORT_KEYS}:
+            raise QueryError(f"There is no order {order!r}: take relevance, {', '.join(SORT_KEYS)}.")
+        has_text = any(isinstance(term.target, language.Text) for term in wanted.terms)
+        is_cut = has_text and not all_hits
+        mixture: Mixture | None = None
+        if wanted.terms:
+            vectors = self._term_vectors(wanted, uploads)
+            mixture = mix(vectors, [term.weight for term in wanted.terms], self._sampled().vectors)
+            # Without a cut or another order to establish, no more is ranked than will be shown.
+            is_short = not is_cut and order == "relevance" and page is None and not fold
+            ranked = self._rank(
+                wanted, mixture, candidates, count, is_cut=is_cut, at_most=offset + k if is_short else None
+            )
+            total = count if is_short else len(ranked.ids)
+        else:
+            if order == "relevance":
+                order = "date"
+            everything = self._reader.ids() if candidates is None else candidates
+            ranked = _Ranked(everything, np.ones(len(everything), np.float32), None)
+            total = len(everything)
+        keys = self._sort_keys(ranked, order, descending)
+        if order != "relevance":
+            ranked = _reordered(ranked, keys)
+            keys = sorted(keys)
+        folded: dict[int, tuple[int, ...]] = {}
+        if fold:
+            ranked, keys, folded = self._folded(ranked, keys)
+            total = len(ranked.ids)
+        start = offset if page is None else _page_start(page, order, keys)
+        stop = min(start + k, len(ranked.ids))
+        hits = self._hits(ranked, slice(start, stop), folded)
+        if explain and mixture is not None and hits:
+            hits = self._explained(hits, wanted, mixture)
+        more = stop < total and stop > start
+        next_page = _page_after(order, keys[stop - 1]) if more else None
+        closest: list[Hit] = []
+        if is_cut and not total and count and mixture is not None:
+            near = self._rank(wanted, mixture, candidates, count, is_cut=False, at_most=k)
+            closest = self._hits(near, slice(k), {})
+        return Answer(tuple(hits), total, count, is_cut, wanted, next_page, tuple(closest))
+
+    def duplicates(
+        self, kind: Kind = "near", *, progress: Callable[[int, int], None] | None = None
+    ) -> list[DuplicateGroup]:
+        """Groups of images that show one picture, the largest first, each with the best copy proposed.
+
+        Args:
+            kind: `exact`, `near` or `similar`; see `search.grouping`.
+            progress: Called now and then with images done and images in all.
+        """
+        ids = self._reader.ids()
+        return find_groups(
+            self._reader.images(ids),
+            self._reader.vectors(ids),
+            self._comparison(),
+            kind=kind,
+            progress=progress,
+        )
+
+    def _comparison(self) -> Comparison:
+        return Comparison(limits_of(self._sampled().vectors), self._fingerprints)
+
+    # From a query to vectors
+
+    def _parsed(
+        self, query: Any, uploads: dict[str, bytes | Image.Image]
+    ) -> tuple[language.Query, dict[str, bytes | Image.Image]]:
+        """The query, saved queries put in, and the pictures that came with it."""
+        allow_urls = self._fetch is not None
+        if isinstance(query, bool):
+            query = None  # an int to Python, no id to anybody
+        elif isinstance(query, str):
+            query = language.parse(query, allow_urls=allow_urls)
+        elif isinstance(query, Path):
+            query = _single(language.ImagePath(str(query)))
+        elif isinstance(query, numbers.Integral):
+            query = _single(language.ImageId(int(query)))
+        elif hasattr(query, "getexif"):  # what every Pillow image has; asking so keeps Pillow's import lazy
+            uploads = {**uploads, "": query}
+            query = _single(language.ImageUpload(""))
+        if not isinstance(query, language.Query):
+            raise QueryError(f"A query is words, a path, an image or an id, not {type(query).__name__}.")
+        if any(isinstance(term.target, language.Saved) for term in query.terms):
+            query = language.expand(query, self._lookup, allow_urls=allow_urls)
+        if not query.terms and not query.filters:
+            raise QueryError("The query is empty: say what to look for.", query=query.source)
+        return query, uploads
+
+    def _lookup(self, name: str) -> str | None:
+        if self._saved is None:
+            from search.saved import SavedQueries
+
+            self._saved = SavedQueries().get
+        return self._saved(name)
+
+    def _term_vectors(
+        self, query: language.Query, uploads: Mapping[str, bytes | Image.Image]
+    ) -> NDArray[np.float32]:
+        """One vector of unit norm for each term, float32 (terms, dimension)."""
+        texts = [term.target.text for term in query.terms if isinstance(term.target, language.Text)]
+        by_text = self._embedded_texts(texts)
+        vectors = []
+        for term in query.terms:
+            target = term.target
+            if isinstance(target, language.Text):
+                vectors.append(by_text[target.text])
+            elif isinstance(target, language.ImageId):
+                vectors.append(self._stored_vector(target.id))
+            elif isinstance(target, language.ImagePath):
+                vectors.append(self._file_vector(Path(target.path)))
+            elif isinstance(target, language.ImageUpload):
+                vectors.append(self._upload_vector(target.name, uploads, query, term))
+            elif isinstance(target, language.ImageUrl) and self._fetch is not None:
+                vectors.append(self._bytes_vector(self._fetch(target.url), target.url))
+            else:
+                raise QueryError(
+                    "This query holds an address, and addresses are switched off.",
+                    query=query.source,
+                    column=term.column,
+                    length=term.length,
+                )
+        return np.stack(vectors).astype(np.float32)
+
+    def _embedded_texts(self, texts: Sequence[str]) -> dict[str, NDArray[np.float32]]:
+        """Vectors of texts, those of late queries from memory."""
+        if not texts:
+            return {}
+        with self._lock:
+            known = {text: self._texts[text] for text in texts if text in self._texts}
+        new = [text for text in dict.fromkeys(texts) if text not in known]
+        if new:
+            # Outside the lock: an encoder may gather the texts of many threads into one call.
+            known.update(zip(new, self.encoder.encode_texts(new), strict=True))
+        with self._lock:
+            for text in texts:
+                self._texts[text] = known[text]
+                self._texts.move_to_end(text)
+            while len(self._texts) > _TEXTS_KEPT:
+                self._texts.popitem(last=False)
+        return known
+
+    def _stored_vector(self, image_id: int) -> NDArray[np.float32]:
+        vector: NDArray[np.float32] = self._reader.vectors(np.asarray([image_id], np.int64))[0]
+        return vector / max(float(np.linalg.norm(vector)), 1e-12)  # half precision leaves it a little off 1
+
+    def _stored_id(self, path: Path) -> int | None:
+        """The id of the image with this file's content, where the library holds it."""
+        try:
+            path = path.expanduser()
+            stored = self._reader.find_content(path) if is_file(path) else None
+            if stored is not None:
+                self._reader.vectors(np.asarray([stored], np.int64))
+        except (OSError, RuntimeError, indexer.ImageGoneError):
+            return None  # decoding will say what is wrong with the file
+        return stored
+
+    def _file_vector(self, path: Path) -> NDArray[np.float32]:
         """A file's vector: the stored one where the library holds this very content, else embedded now."""
+        stored = self._stored_id(path)
+        if stored is not None:
+            return self._stored_vector(stored)
         try:
             path = path.expanduser()
         except RuntimeError as error:  # "~stranger" with no such user
             raise QueryImageError(f"There is no image file {path}: {error}") from error
-        try:
-            stored = self._reader.find_content(path) if is_file(path) else None
-        except OSError:
-            stored = None  # decoding will say what is wrong with the file
-        if stored is None:
-            return self.encoder.encode_pixels(query_pixels(path, self.encoder.preprocessor)[None])[0], None
-        vector: NDArray[np.float32] = self._reader.vectors(np.asarray([stored], dtype=np.int64))[0]
-        return vector, stored if self._reader.find(path) == stored else None
+        return _row(self.encoder.encode_pixels(query_pixels(path, self.encoder.preprocessor)[None]))
+
+    def _upload_vector(
+        self,
+        name: str,
+        uploads: Mapping[str, bytes | Image.Image],
+        query: language.Query,
+        term: language.Term,
+    ) -> NDArray[np.float32]:
+        if name not in uploads:
+            raise QueryError(
+                f"No picture named {name} came with this query.",
+                query=query.source,
+                column=term.column,
+                length=term.length,
+            )
+        picture = uploads[name]
+        if isinstance(picture, bytes | bytearray | memoryview):
+            return self._bytes_vector(bytes(picture), f"{UPLOAD} {name}".strip())
+        return _row(self.encoder.encode_images([picture]))
+
+    def _bytes_vector(self, data: bytes, label: str) -> NDArray[np.float32]:
+        pixels = query_pixels(data, self.encoder.preprocessor, name=label)
+        return _row(self.encoder.encode_pixels(pixels[None]))
+
+    # From vectors to hits
+
+    def _candidates(self, filters: Sequence[Filter]) -> NDArray[np.int64] | None:
+        """The ids of the images that fit, ascending; None for all."""
+        if not filters:
+            return None
+        wanted = [_with_whole_paths(each) for each in filters]
+        records = self._reader.images(self._reader.ids())
+        return np.asarray(
+            [record.id for record in records if all(fits(record, each) for each in wanted)], np.int64
+        )
+
+    def _rank(
+        self,
+        query: language.Query,
+        mixture: Mixture,
+        candidates: NDArray[np.int64] | None,
+        count: int,
+        *,
+        is_cut: bool,
+        at_most: int | None,
+    ) -> _Ranked:
+        """The images that answer, best first: those above the cut, or the `at_most` best (None: all)."""
+        null = self._null(query, mixture)
+        base = base_of(self._sampled().vectors @ mixture.direction) if null is not None else 0.0
+
+        def look(many: int) -> _Ranked:
+            scores, ids = self._reader.nearest(mixture.direction[None, :], many, among=candidates)
+            if null is None:
+                return _Ranked(ids[0], scores[0], None)
+            probabilities = hit_probabilities(scores[0], images=max(1, count), base=base, null=null)
+            if len(query.terms) == 1 and isinstance(query.terms[0].target, language.Text):
+                probabilities = np.maximum(probabilities, self._sigmoid(scores[0]))
+            return _Ranked(ids[0], scores[0], probabilities)
+
+        if not is_cut:
+            # Probabilities are learnt from no fewer than the first look, so that they do not depend on k.
+            wanted = count if at_most is None else min(at_most, count)
+            return _first(look(max(wanted, min(_FIRST_LOOK, count))), wanted)
+        many = min(_FIRST_LOOK, count)
+        while True:
+            ranked = look(many)
+            if ranked.probabilities is None:
+                return ranked  # a tiny library, all of which was looked at
+            passing = int(np.count_nonzero(ranked.probabilities >= CUT))
+            # The lower half being out shows that the cut was found; a fit to too few could still lie.
+            if passing <= many // 2 or many >= count:
+                return _first(ranked, passing)
+            many = min(many * 4, count)
+
+    def _sigmoid(self, scores: NDArray[np.float32]) -> NDArray[np.float64]:
+        """What the model itself says of the pairs, 0 where it was not trained to say anything."""
+        scale = getattr(self._encoder, "logit_scale", None)
+        bias = getattr(self._encoder, "logit_bias", None)
+        if scale is None or bias is None:
+            return np.zeros(len(scores))
+        return sigmoid_probabilities(scores, logit_scale=float(scale), logit_bias=float(bias))
+
+    def _sampled(self) -> _Sample:
+        with self._lock:
+            if self._sample is None:
+                ids = self._reader.ids()
+                if len(ids) > SAMPLE_IMAGES:
+                    ids = ids[np.linspace(0, len(ids) - 1, SAMPLE_IMAGES).astype(np.int64)]
+                self._sample = _Sample(ids, self._reader.vectors(ids))
+            return self._sample
+
+    def _null(self, query: language.Query, mixture: Mixture) -> Null | None:
+        """How queries of the same make score that mean something else; None where nothing can be said."""
+        sample = self._sampled()
+        if len(sample.ids) < _FEWEST_TO_JUDGE:
+            return None
+        kinds = ["text" if isinstance(term.target, language.Text) else "image" for term in query.terms]
+        if kinds == ["text"]:
+            with self._lock:
+                if self._text_null is None:
+                    self._text_null = measure_null(self._neutral_texts() @ sample.vectors.T)
+                return self._text_null
+        rows = np.arange(min(_NEUTRAL_QUERIES, len(sample.ids)) if "text" not in kinds else _NEUTRAL_QUERIES)
+        parts = np.empty((len(rows), len(kinds), sample.vectors.shape[1]), np.float32)
+        themselves: list[NDArray[np.int64]] = []
+        for i, kind in enumerate(kinds):
+            # Each term takes its part from another place, so that no neutral query repeats itself.
+            if kind == "text":
+                neutral = self._neutral_texts()
+                parts[:, i] = neutral[(rows + 37 * i) % len(neutral)]
+            else:
+                stride = max(1, len(sample.ids) // len(rows))
+                at = (rows * stride + 37 * i) % len(sample.ids)
+                parts[:, i] = sample.vectors[at]
+                themselves.append(at)
+        scores = mix_alike(mixture, parts) @ sample.vectors.T
+        for at in themselves:
+            scores[rows, at] = np.nan  # a picture always resembles itself
+        return measure_null(scores)
+
+    def _neutral_texts(self) -> NDArray[np.float32]:
+        """Vectors of `NEUTRAL_TEXTS`, float32 (n, dimension): made once for each model, then kept on disk."""
+        with self._lock:
+            identity = self.encoder.identity
+            key = "\0".join(
+                [identity.weights_fingerprint, identity.preprocessing_fingerprint, *NEUTRAL_TEXTS]
+            )
+            name = hashlib.sha256(key.encode()).hexdigest()
+            shape = (len(NEUTRAL_TEXTS), identity.dimension)
+            kept = read_entry("neutral", name)
+            if kept is not None and len(kept) == 4 * shape[0] * shape[1]:
+                return np.frombuffer(kept, "<f4").reshape(shape)
+            vectors = self.encoder.encode_texts(NEUTRAL_TEXTS)
+            write_entry("neutral", name, vectors.astype("<f4").tobytes())
+            return vectors
+
+    def _sort_keys(self, ranked: _Ranked, order: Order, descending: bool | None) -> list[_Key]:
+        """What hits are ordered by, in the order of `ranked`; ascending keys are the order of the answer."""
+        if order == "relevance":
+            return [
+                _Key(-score, image_id)
+                for score, image_id in zip(ranked.scores.tolist(), ranked.ids.tolist(), strict=True)
+            ]
+        key_of = SORT_KEYS[order]
+        down = order != "name" if descending is None else descending
+        return [_Key(key_of(record), record.id, down) for record in self._reader.images(ranked.ids)]
+
+    def _folded(
+        self, ranked: _Ranked, keys: list[_Key]
+    ) -> tuple[_Ranked, list[_Key], dict[int, tuple[int, ...]]]:
+        many = min(len(ranked.ids), _FOLDED_AT_MOST)
+        records = self._reader.images(ranked.ids[:many])
+        groups = fold_near_duplicates(records, self._reader.vectors(ranked.ids[:many]), self._comparison())
+        leaders = [group[0] for group in groups] + list(range(many, len(ranked.ids)))
+        folded = {records[group[0]].id: tuple(records[i].id for i in group[1:]) for group in groups}
+        return _taken(ranked, leaders), [keys[i] for i in leaders], folded
+
+    def _hits(self, ranked: _Ranked, which: slice, folded: Mapping[int, tuple[int, ...]]) -> list[Hit]:
+        records = self._reader.images(ranked.ids[which])
+        chances = ranked.probabilities
+        probabilities = [None] * len(records) if chances is None else chances[which].tolist()
+        return [
+            Hit(
+                path=record.path,
+                score=float(score),
+                id=record.id,
+                probability=probability,
+                copies=record.copies,
+                folded=folded.get(record.id, ()),
+            )
+            for record, score, probability in zip(records, ranked.scores[which], probabilities, strict=True)
+        ]
+
+    def _explained(self, hits: list[Hit], query: language.Query, mixture: Mixture) -> list[Hit]:
+        labels = [language.format_query(_single(term.target)) for term in query.terms]
+        vectors = self._reader.vectors(np.asarray([hit.id for hit in hits], np.int64))
+        reasons = mixture.contributions(labels, vectors)
+        return [replace(hit, why=why) for hit, why in zip(hits, reasons, strict=True)]
+
+    # The model
 
     def _model_name(self) -> str:
         identity = self._reader.model
@@ -204,7 +729,7 @@ class Library:
             raise QueryError("This library is empty: add images with 'imago index FOLDER' first.")
         return identity.name
 
-    def _use_encoder(self, encoder: Encoder) -> Encoder:
+    def _use_encoder(self, encoder: QueryEncoder) -> QueryEncoder:
         stored = self._reader.model
         if stored is not None and not stored.is_same_model(encoder.identity):
             raise ModelMismatchError(self._reader.path, stored, encoder.identity)
@@ -221,3 +746,110 @@ def checked_count(k: Any) -> int:
     if isinstance(k, bool) or not isinstance(k, numbers.Integral) or k < 1:
         raise QueryError(f"The number of hits must be a whole number of at least 1, not {k!r}.")
     return int(k)
+
+
+def _checked_offset(offset: Any) -> int:
+    if isinstance(offset, bool) or not isinstance(offset, numbers.Integral) or offset < 0:
+        raise QueryError(f"The number of hits to skip must be a whole number of at least 0, not {offset!r}.")
+    return int(offset)
+
+
+def _row(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    row: NDArray[np.float32] = vectors[0]
+    return row
+
+
+def _single(target: language.Target) -> language.Query:
+    return language.Query((language.Term(target),))
+
+
+def _with_feedback(query: language.Query, more: Sequence[int], less: Sequence[int]) -> language.Query:
+    """The query with terms for the images that were marked as right and as wrong."""
+    both = set(more) & set(less)
+    if both:
+        raise QueryError(f"The image {min(both)} is marked as right and as wrong: decide for one.")
+    if less and not more and not query.terms:
+        raise QueryError("Only images that are wrong are marked: say as well what to look for.")
+    marked = [(language.ImageId(int(i)), MORE_LIKE_WEIGHT / len(more)) for i in more]
+    marked += [(language.ImageId(int(i)), -LESS_LIKE_WEIGHT / len(less)) for i in less]
+    return replace(query, terms=(*query.terms, *(language.Term(target, weight) for target, weight in marked)))
+
+
+def _with_whole_paths(wanted: Filter) -> Filter:
+    """The filter with folders that start with `~` or `.` made absolute."""
+    if isinstance(wanted, Not):
+        return Not(_with_whole_paths(wanted.filter))
+    if not isinstance(wanted, InFolder):
+        return wanted
+    folders = []
+    for folder in wanted.folders:
+        start = folder.replace("\\", "/").partition("/")[0]
+        if start.startswith("~"):
+            try:
+                folders.append(str(Path(folder).expanduser()))
+            except RuntimeError:
+                folders.append(folder)
+        else:
+            folders.append(str(Path(folder).resolve()) if start in {".", ".."} else folder)
+    return InFolder(tuple(folders))
+
+
+@dataclass(frozen=True)
+class _Key:
+    """Where a hit stands in the order of an answer."""
+
+    value: Any
+    id: int
+    descending: bool = False
+
+    def __lt__(self, other: _Key) -> bool:
+        if self.value != other.value:
+            return bool(self.value > other.value if self.descending else self.value < other.value)
+        return self.id < other.id
+
+
+def _first(ranked: _Ranked, count: int) -> _Ranked:
+    return _taken(ranked, slice(count))
+
+
+def _taken(ranked: _Ranked, which: slice | list[int]) -> _Ranked:
+    chances = ranked.probabilities
+    return _Ranked(ranked.ids[which], ranked.scores[which], None if chances is None else chances[which])
+
+
+def _reordered(ranked: _Ranked, keys: list[_Key]) -> _Ranked:
+    return _taken(ranked, sorted(range(len(keys)), key=keys.__getitem__))
+
+
+def _page_after(order: Order, key: _Key) -> str:
+    """What names the place after a hit: its order, value and id, opaque to callers."""
+    value = key.value if isinstance(key.value, float) else [_plain(part) for part in key.value]
+    text = json.dumps([order, value, key.id, key.descending])
+    return base64.urlsafe_b64encode(text.encode("utf-8", "surrogatepass")).decode().rstrip("=")
+
+
+def _page_start(page: str, order: Order, keys: list[_Key]) -> int:
+    """The position of the first hit after the place that `page` names."""
+    try:
+        text = base64.b64decode(page + "=" * (-len(page) % 4), altchars=b"-_", validate=True)
+        made_for, value, image_id, descending = json.loads(text.decode("utf-8", "surrogatepass"))
+        if made_for != order or type(image_id) is not int or type(descending) is not bool:
+            raise ValueError("made for another order")  # noqa: TRY301
+        last = _Key(_comparable(order, value), image_id, descending)
+        return sum(1 for key in keys if not last < key)
+    except (ValueError, TypeError, RecursionError) as error:
+        raise QueryError("This is not the name of a page of this answer: start at the first page.") from error
+
+
+def _plain(part: object) -> object:
+    return part.isoformat() if hasattr(part, "isoformat") else part
+
+
+def _comparable(order: Order, value: Any) -> Any:
+    if order == "relevance":
+        return float(value)
+    if order == "date":
+        from datetime import datetime
+
+        return tuple(datetime.fromisoformat(part) for part in value)
+    return tuple(value)

@@ -106,13 +106,13 @@ def colours() -> ColourEncoder:
 
 @pytest.fixture(scope="session")
 def painted(tmp_path_factory: pytest.TempPathFactory) -> Painted:
-    """Eight shades of each of six colours, stripes of two colours, and one exact copy."""
+    """Ten shades of each of six colours, stripes of two colours, and one exact copy."""
     base = tmp_path_factory.mktemp("painted")
     photos = base / "photos"
     for name in COLOURS:
         (photos / name).mkdir(parents=True)
-        for i in range(8):
-            paint([name], shade=12 * i).save(photos / name / f"{name}{i}.png")
+        for i in range(10):
+            paint([name], shade=10 * i).save(photos / name / f"{name}{i}.png")
     (photos / "two").mkdir()
     for first, second in [("red", "blue"), ("red", "green"), ("yellow", "black")]:
         paint([first, second], size=(96, 64)).save(photos / "two" / f"{first}-{second}.png")
