@@ -10,60 +10,63 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from indexer.decode import DecodeLimits as DecodeLimits
+    from indexer.decode import DecodeLimits
     from indexer.errors import (
-        DiskFullError as DiskFullError,
+        DiskFullError,
+        ImageGoneError,
+        LibraryDamagedError,
+        LibraryError,
+        LibraryLockedError,
+        LibraryNotFoundError,
+        LibraryNotWritableError,
+        LibraryTooNewError,
+        ModelMismatchError,
+        NothingToIndexError,
+        NotInLibraryError,
     )
-    from indexer.errors import (
-        ImageGoneError as ImageGoneError,
-    )
-    from indexer.errors import (
-        LibraryDamagedError as LibraryDamagedError,
-    )
-    from indexer.errors import (
-        LibraryError as LibraryError,
-    )
-    from indexer.errors import (
-        LibraryLockedError as LibraryLockedError,
-    )
-    from indexer.errors import (
-        LibraryNotFoundError as LibraryNotFoundError,
-    )
-    from indexer.errors import (
-        LibraryNotWritableError as LibraryNotWritableError,
-    )
-    from indexer.errors import (
-        LibraryTooNewError as LibraryTooNewError,
-    )
-    from indexer.errors import (
-        ModelMismatchError as ModelMismatchError,
-    )
-    from indexer.errors import (
-        NothingToIndexError as NothingToIndexError,
-    )
-    from indexer.paths import default_library_path as default_library_path
-    from indexer.paths import display_path as display_path
-    from indexer.pipeline import index_folders as index_folders
-    from indexer.pipeline import read_pixels as read_pixels
-    from indexer.reader import LibraryReader as LibraryReader
+    from indexer.paths import default_library_path, display_path
+    from indexer.pipeline import index_folders, read_pixels
+    from indexer.prediction import ChangePrediction, predict_model_change
+    from indexer.reader import LibraryReader
     from indexer.records import (
-        FileFailure as FileFailure,
+        FileFailure,
+        ImageRecord,
+        IndexProgress,
+        IndexSummary,
+        LibraryStatus,
+        RootStatus,
     )
-    from indexer.records import (
-        ImageRecord as ImageRecord,
-    )
-    from indexer.records import (
-        IndexProgress as IndexProgress,
-    )
-    from indexer.records import (
-        IndexSummary as IndexSummary,
-    )
-    from indexer.records import (
-        LibraryStatus as LibraryStatus,
-    )
-    from indexer.records import (
-        RootStatus as RootStatus,
-    )
+    from indexer.roots import ForgetSummary, forget
+
+__all__ = [
+    "ChangePrediction",
+    "DecodeLimits",
+    "DiskFullError",
+    "FileFailure",
+    "ForgetSummary",
+    "ImageGoneError",
+    "ImageRecord",
+    "IndexProgress",
+    "IndexSummary",
+    "LibraryDamagedError",
+    "LibraryError",
+    "LibraryLockedError",
+    "LibraryNotFoundError",
+    "LibraryNotWritableError",
+    "LibraryReader",
+    "LibraryStatus",
+    "LibraryTooNewError",
+    "ModelMismatchError",
+    "NotInLibraryError",
+    "NothingToIndexError",
+    "RootStatus",
+    "default_library_path",
+    "display_path",
+    "forget",
+    "index_folders",
+    "predict_model_change",
+    "read_pixels",
+]
 
 _HOMES = {
     "indexer.decode": ("DecodeLimits",),
@@ -77,10 +80,21 @@ _HOMES = {
         "LibraryNotWritableError",
         "LibraryTooNewError",
         "ModelMismatchError",
+        "NotInLibraryError",
         "NothingToIndexError",
     ),
-    "indexer.paths": ("default_library_path", "display_path"),
-    "indexer.pipeline": ("index_folders", "read_pixels"),
+    "indexer.paths": (
+        "default_library_path",
+        "display_path",
+    ),
+    "indexer.pipeline": (
+        "index_folders",
+        "read_pixels",
+    ),
+    "indexer.prediction": (
+        "ChangePrediction",
+        "predict_model_change",
+    ),
     "indexer.reader": ("LibraryReader",),
     "indexer.records": (
         "FileFailure",
@@ -90,10 +104,12 @@ _HOMES = {
         "LibraryStatus",
         "RootStatus",
     ),
+    "indexer.roots": (
+        "ForgetSummary",
+        "forget",
+    ),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
-
-__all__ = sorted(_HOME_OF)  # noqa: PLE0605  (a list, made from the table above)
 
 
 def __getattr__(name: str) -> Any:

@@ -177,6 +177,16 @@ class Catalog:
             (key, json.dumps(value)),
         )
 
+    @property
+    def library_id(self) -> str:
+        """Tells this library from all others."""
+        return str(self.setting("library_id"))
+
+    @property
+    def generation(self) -> int:
+        """Counts the files vectors.faiss that were made; an older one must not be used."""
+        return int(self.setting("generation"))
+
     # roots
 
     def roots(self) -> list[KnownRoot]:
@@ -215,6 +225,10 @@ class Catalog:
             (is_online, device, is_scanned, now(), root_id),
         )
 
+    def remove_root(self, root_id: int) -> None:
+        """Deletes a folder that has no files any more."""
+        self._db.execute("DELETE FROM roots WHERE id = ?", (root_id,))
+
     # models
 
     def model(self, role: str) -> StoredModel | None:
@@ -230,10 +244,63 @@ class Catalog:
         assert cursor.lastrowid is not None  # noqa: S101
         return StoredModel(cursor.lastrowid, identity)
 
+    def remove_model(self, model_id: int) -> None:
+        """Deletes a model; its vectors are left to `delete_orphaned_vectors`."""
+        self._db.execute("DELETE FROM models WHERE id = ?", (model_id,))
+
+    def replace_active_model(self, old_id: int, new_id: int) -> None:
+        """Makes the model that is being built the active one and removes the other."""
+        self.remove_model(old_id)
+        self._db.execute("UPDATE models SET role = 'active' WHERE id = ?", (new_id,))
+
+    def has_vectors(self, model_id: int) -> bool:
+        """Whether there is any vector of a model."""
+        row = self._db.execute("SELECT 1 FROM vectors WHERE model_id = ? LIMIT 1", (model_id,)).fetchone()
+        return row is not None
+
+    def images_without_vector(self, model_id: int) -> set[int]:
+        """Present images that have no vector of a model yet."""
+        return {
+            image_id
+            for (image_id,) in self._db.execute(
+                "SELECT id FROM images WHERE gone_at IS NULL AND id NOT IN"
+                " (SELECT image_id FROM vectors WHERE model_id = ?)",
+                (model_id,),
+            )
+        }
+
+    def delete_orphaned_vectors(self, rows: int = 20_000) -> None:
+        """Deletes vectors whose model is gone, so many in one transaction that the log stays small."""
+        models = {model_id for (model_id,) in self._db.execute("SELECT id FROM models")}
+        # One probe of an index for each model that ever was.
+        orphans = []
+        at = self._db.execute("SELECT min(model_id) FROM vectors").fetchone()[0]
+        while at is not None:
+            if at not in models:
+                orphans.append(at)
+            at = self._db.execute("SELECT min(model_id) FROM vectors WHERE model_id > ?", (at,)).fetchone()[0]
+        for model_id in orphans:
+            deleted = rows
+            while deleted == rows:
+                with self.transaction():
+                    deleted = self._db.execute(
+                        "DELETE FROM vectors WHERE sequence IN"
+                        " (SELECT sequence FROM vectors WHERE model_id = ? LIMIT ?)",
+                        (model_id, rows),
+                    ).rowcount
+
     # files
 
+    def files_below(self, root_id: int, prefix: str) -> list[int]:
+        """Rows of the file, or of all files in the folder, at a path below a root ("" for all of it)."""
+        return [
+            row[0]
+            for path, row in self.files_of(root_id).items()
+            if not prefix or path == prefix or path.startswith(prefix + "/")
+        ]
+
     def files_of(self, root_id: int) -> dict[str, tuple[Any, ...]]:
-        """All files known below a root, by their path below it: the fields of `KnownFile`, as a plain tuple."""
+        """All files known below a root, by their path below it: the fields of `KnownFile` as a tuple."""
         rows = self._db.execute(
             "SELECT path, id, size_bytes, modified_ns, inode, read_ns, status, image_id, reason"
             " FROM files WHERE root_id = ?",
@@ -360,28 +427,38 @@ class Catalog:
 
     def purge_gone(self, before: str) -> list[int]:
         """Deletes contents that have been gone since before a moment (ISO 8601); returns their ids."""
-        ids = [
-            row[0]
-            for row in self._db.execute(
-                "SELECT id FROM images WHERE gone_at IS NOT NULL AND gone_at < ?", (before,)
-            )
-        ]
-        self._db.executemany("DELETE FROM vectors WHERE image_id = ?", ((image_id,) for image_id in ids))
-        self._db.executemany("DELETE FROM images WHERE id = ?", ((image_id,) for image_id in ids))
-        return ids
+        rows = self._db.execute(
+            "SELECT id FROM images WHERE gone_at IS NOT NULL AND gone_at < ?", (before,)
+        ).fetchall()
+        return self.purge(image_id for (image_id,) in rows)
+
+    def purge(self, image_ids: Iterable[int]) -> list[int]:
+        """Deletes those of some contents that are gone, vectors and all; returns their ids."""
+        purged = []
+        for image_id in image_ids:
+            if self._db.execute(
+                "SELECT 1 FROM images WHERE id = ? AND gone_at IS NOT NULL", (image_id,)
+            ).fetchone():
+                self._db.execute("DELETE FROM vectors WHERE image_id = ?", (image_id,))
+                self._db.execute("DELETE FROM images WHERE id = ?", (image_id,))
+                purged.append(image_id)
+        return purged
+
+    def overwrite_deleted(self) -> None:
+        """From now on, deleted rows are overwritten with zeros on the disk."""
+        self._db.execute("PRAGMA secure_delete = ON")
 
     # what vectors.faiss is made from
 
-    def index_state(self, model_id: int) -> tuple[int, int, int]:
-        """Last sequence, number of present vectors of a model, number of departed images."""
+    def index_state(self, model_id: int) -> tuple[int, int]:
+        """Last sequence of all vectors, and number of a model's vectors of images that are present."""
         (sequence,) = self._db.execute("SELECT coalesce(max(sequence), 0) FROM vectors").fetchone()
         (count,) = self._db.execute(
-            "SELECT count(*) FROM vectors JOIN images ON images.id = image_id WHERE model_id = ? AND"
-            " gone_at IS NULL",
+            "SELECT count(*) FROM vectors JOIN images ON images.id = image_id"
+            " WHERE model_id = ? AND gone_at IS NULL",
             (model_id,),
         ).fetchone()
-        (departed,) = self._db.execute("SELECT count(*) FROM departed").fetchone()
-        return sequence, count, departed
+        return sequence, count
 
     def added_since(self, model_id: int, sequence: int) -> int:
         """Number of a model's vectors behind a sequence."""

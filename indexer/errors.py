@@ -54,7 +54,8 @@ class ModelMismatchError(LibraryError):
         super().__init__(
             f"The library {library_path} holds vectors of the model {_describe(library_model)}, not of"
             f" {_describe(given_model)}{detail}. Go on with its own model:"
-            f" `imago index --model {library_model.name}`; or index into another library with `--library`."
+            f" `imago index --model {library_model.name}`; move the library to the other one:"
+            f" `imago index --model {given_model.name} --yes`; or name another library with `--library`."
         )
 
 
@@ -64,6 +65,10 @@ class DiskFullError(LibraryError):
 
 class NothingToIndexError(LibraryError):
     """None of the folders exists, can be read, or holds an image."""
+
+
+class NotInLibraryError(LibraryError):
+    """The library knows nothing at a path."""
 
 
 class ImageGoneError(LibraryError, KeyError):

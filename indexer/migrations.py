@@ -59,8 +59,8 @@ def migrate(connection: sqlite3.Connection, *, up_to: int = SCHEMA_VERSION) -> N
 def _without_pandas() -> Iterator[None]:
     """Lets sqlite-utils be imported without pandas, which it only wants for types that we never pass.
 
-    Where pandas is installed (Streamlit brings it), that import is most of the cost of making a library. Only while
-    no other thread runs: one that imports pandas meanwhile would be told that there is none.
+    Where pandas is installed (Streamlit brings it), that import is most of the cost of making a library.
+    Only while no other thread runs: one that imports pandas meanwhile would be told that there is none.
     """
     if "pandas" in sys.modules or threading.active_count() > 1:
         yield
@@ -129,10 +129,11 @@ def _first_schema(db: Database) -> None:
         """CREATE TABLE vectors (
             sequence INTEGER PRIMARY KEY AUTOINCREMENT,
             image_id INTEGER NOT NULL REFERENCES images (id),
-            model_id INTEGER NOT NULL REFERENCES models (id),
+            model_id INTEGER NOT NULL,
             vector BLOB NOT NULL
         )""",
         "CREATE UNIQUE INDEX vectors_image ON vectors (image_id, model_id)",
+        "CREATE INDEX vectors_model ON vectors (model_id)",
         "CREATE TABLE departed (image_id INTEGER PRIMARY KEY)",
     ):
         db.execute(statement)

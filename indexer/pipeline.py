@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from indexer.catalog import Catalog, KnownFile, KnownRoot, translated
+from indexer.catalog import Catalog, KnownFile, KnownRoot, now, translated
 from indexer.decode import DecodeLimits, Metadata, Preprocessor, decode, read_file
 from indexer.decode_pool import Decoded, DecodePool, available_cores
 from indexer.errors import (
@@ -43,14 +43,7 @@ from indexer.paths import (
 )
 from indexer.records import FileFailure, IndexProgress, IndexSummary
 from indexer.scan import Scan, scan_folder
-from indexer.vector_index import (
-    VectorFileError,
-    VectorFileInfo,
-    needs_rebuild,
-    read_info,
-    verify,
-    write_vector_file,
-)
+from indexer.upkeep import renew_vector_file, switch_model, usable_vector_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -58,6 +51,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from indexer.catalog import StoredModel
+    from indexer.vector_index import VectorFileInfo
     from model.identity import ModelIdentity
 
 _COMMIT_SECONDS = 2.0  # with a batch that waits to fill up, what a kill can cost stays below five seconds
@@ -151,6 +145,7 @@ def index_folders(
     limits: DecodeLimits | None = None,
     workers: int | None = None,
     retry_failed: bool = False,
+    change_model: bool = False,
 ) -> IndexSummary:
     """Brings a library up to date with folders; makes it where there is none.
 
@@ -165,6 +160,10 @@ def index_folders(
         limits: What one file may cost.
         workers: Decoding processes; the number of cores if None.
         retry_failed: Tries files again that failed before and have not changed.
+        change_model: Moves the library to the encoder's model if it holds another's vectors: all its
+            folders are embedded again, beside the old vectors, which go on answering until all is done;
+            then the library switches at once. Stopped in between, any later run with that encoder goes on.
+            A run with the old encoder works as ever, and gives the change up if it says `change_model` too.
 
     Returns:
         How it went. Ctrl-C during the run ends it like `should_stop`: `interrupted` is True.
@@ -195,6 +194,7 @@ def index_folders(
             limits=limits or DecodeLimits(),
             workers=workers or available_cores(),
             retry_failed=retry_failed,
+            change_model=change_model,
         )
         with translated(library, system_errors=False):
             return run.index(given, started)
@@ -234,6 +234,7 @@ class _Run:
         limits: DecodeLimits,
         workers: int,
         retry_failed: bool,
+        change_model: bool,
     ) -> None:
         self.library = library
         self.catalog = catalog
@@ -241,6 +242,7 @@ class _Run:
         self.limits = limits
         self.workers = workers
         self.retry_failed = retry_failed
+        self.change_model = change_model
         self.counts = _Counts()
         self.notices: list[str] = []
         self.offline: list[Path] = []
@@ -256,14 +258,24 @@ class _Run:
         self._vanished_stats: set[tuple[int, int]] = set()
         self._uncommitted: list[tuple[_Task, NDArray[np.float32] | None]] = []
         self._last_commit = time.monotonic()
-        self._base_info: VectorFileInfo | None = None
+        self._base: VectorFileInfo | None = None
+        # Images whose vector of this run's model is still to be made although the catalog knows them.
+        self._lacking: set[int] = set()
+        self.new_roots: list[KnownRoot] = []
 
     # the run from above
 
     def index(self, folders: list[str], started: float) -> IndexSummary:
-        self.model = self._agree_on_model()
-        scopes = self._agree_on_scopes(folders)
-        self._check_vector_file()
+        catalog = self.catalog
+        catalog.delete_orphaned_vectors()
+        self.active, self.model = self._agree_on_models()
+        is_changing = self.active.id != self.model.id
+        scopes = self._agree_on_scopes(folders, everything=is_changing)
+        self._base, wrong = usable_vector_file(catalog, self.active)
+        if wrong is not None:
+            self.notices.append(f"{VECTORS_NAME} was not usable: {wrong}. It was made anew from the catalog.")
+        if is_changing or catalog.setting("lacks_vectors"):
+            self._lacking = catalog.images_without_vector(self.model.id)
         tasks: list[_Task] = []
         scanned: list[_Scope] = []
         try:
@@ -280,25 +292,24 @@ class _Run:
             self._report("finishing", force=True)
             if not self.is_interrupted:
                 self._finish(scanned)
-            self._renew_vector_file()
+            if is_changing and not self.is_interrupted:
+                self._base = switch_model(catalog, self.active, self.model, self._base)
+            else:
+                self._base = renew_vector_file(catalog, self.active, self._base)
             self._report("finishing", force=True)
         except KeyboardInterrupt:  # each step is whole or not done at all
             self.is_interrupted = True
         counts = self.counts
-        if (
-            not self.is_interrupted
-            and not self.offline
-            and not any(
-                (
-                    counts.indexed,
-                    counts.unchanged,
-                    counts.moved,
-                    counts.restored,
-                    counts.removed,
-                    counts.failed,
-                )
-            )
-        ):
+        found = (
+            counts.indexed,
+            counts.unchanged,
+            counts.moved,
+            counts.restored,
+            counts.removed,
+            counts.failed,
+        )
+        if not any(found) and not self.is_interrupted and not self.offline:
+            self._drop_new_roots()
             raise NothingToIndexError(self._say_nothing_found(scopes))
         return IndexSummary(
             library_path=self.library,
@@ -331,18 +342,44 @@ class _Run:
             " Imago reads JPEG, PNG, WebP, GIF, TIFF, BMP, HEIC and AVIF."
         )
 
-    def _agree_on_model(self) -> StoredModel:
-        active = self.catalog.model("active")
-        if active is None:
-            with self.catalog.transaction():
-                return self.catalog.add_model(self.encoder.identity, "active")
-        if not active.identity.is_same_model(self.encoder.identity):
-            raise ModelMismatchError(self.library, active.identity, self.encoder.identity)
-        return active
+    def _drop_new_roots(self) -> None:
+        """A folder without any image, named for the first time, was a mistake: it is not looked after."""
+        with self.catalog.transaction():
+            for root in self.new_roots:
+                self.catalog.remove_files(self.catalog.files_below(root.id, ""))
+                self.catalog.remove_root(root.id)
 
-    def _agree_on_scopes(self, folders: list[str]) -> list[_Scope]:
+    def _agree_on_models(self) -> tuple[StoredModel, StoredModel]:
+        """Whose vectors the library holds, and whose this run makes; two only during a change of model."""
+        catalog, given = self.catalog, self.encoder.identity
+        with catalog.transaction():
+            active = catalog.model("active")
+            building = catalog.model("building")
+            if active is not None and not catalog.has_vectors(active.id):
+                catalog.remove_model(active.id)
+                active = None
+            if active is None:
+                active = catalog.add_model(given, "active")
+            if active.identity.is_same_model(given):
+                if building is not None and self.change_model:
+                    catalog.remove_model(building.id)
+                    self.notices.append(
+                        f"The change to the model {building.identity.name} was given up; its vectors are deleted."
+                    )
+                return active, active
+            if building is not None and building.identity.is_same_model(given):
+                return active, building
+            if not self.change_model:
+                raise ModelMismatchError(self.library, active.identity, given)
+            if building is not None:
+                catalog.remove_model(building.id)
+            return active, catalog.add_model(given, "building")
+
+    def _agree_on_scopes(self, folders: list[str], *, everything: bool) -> list[_Scope]:
         """Turns folders into parts of roots: none twice, none inside another, new ones added."""
         roots = self.catalog.roots()
+        if everything:
+            folders = [*(root.path for root in roots), *folders]
         if not folders:
             if not roots:
                 raise NothingToIndexError("The library has no folders yet. Name one: `imago index FOLDER`.")
@@ -361,6 +398,7 @@ class _Run:
                 continue
             with self.catalog.transaction():
                 new = self.catalog.add_root(folder)
+                self.new_roots.append(new)
                 for inner in roots:
                     prefix = relative_to_root(inner.path, folder)
                     if prefix is not None:
@@ -430,15 +468,18 @@ class _Run:
         """
         tasks = []
         unchanged = 0
+        lacking = self._lacking
         for name, size_bytes, modified_ns, inode in scan.files:
             path = prefix + name if prefix else name
             row = known.pop(path, None)
             if row is None:
                 tasks.append(_Task(root, path, (size_bytes, modified_ns, inode), None, False))
                 continue
-            _, known_size, known_modified, known_inode, read_ns, status, _, reason = row
+            _, known_size, known_modified, known_inode, read_ns, status, image_id, reason = row
             is_same = known_size == size_bytes and known_modified == modified_ns
-            if is_same and status == "indexed":
+            if lacking and image_id in lacking:
+                tasks.append(_Task(root, path, (size_bytes, modified_ns, inode), KnownFile(*row), False))
+            elif is_same and status == "indexed":
                 # Another inode, or a file written so shortly before it was read that a later change may
                 # carry the same time: the content decides, and usually it is the same.
                 is_sure = known_inode == inode or known_inode == inode - _INODE_WRAP
@@ -679,48 +720,14 @@ class _Run:
                 if not scope.prefix:
                     catalog.mark_root(scope.root.id, is_online=True, is_scanned=True)
             catalog.purge_gone((datetime.now(UTC) - timedelta(days=KEEP_GONE_DAYS)).isoformat())
-            moment = datetime.now(UTC).isoformat(timespec="milliseconds")
-            catalog.set_setting("last_run_at", moment)
-
-    def _check_vector_file(self) -> None:
-        """Finds out whether vectors.faiss is what the catalog says; if not, it will be made anew."""
-        path = self.library / VECTORS_NAME
-        generation = int(self.catalog.setting("generation"))
-        try:
-            info = read_info(path)
-            wrong = info.mismatch(self.catalog.setting("library_id"), self.model.id, generation)
-            if wrong is None:
-                verify(path, info)
-                self._base_info = info
-        except VectorFileError as error:
-            wrong = str(error)
-        if wrong is not None and generation:
-            self.notices.append(f"{VECTORS_NAME} was not usable: {wrong}. It was made anew from the catalog.")
-
-    def _renew_vector_file(self) -> None:
-        base = self._base_info
-        if base is not None:
-            added = self.catalog.added_since(self.model.id, base.sequence)
-            if not needs_rebuild(base.count, added, self.catalog.departed_count()):
-                return
-        sequence, count, _ = self.catalog.index_state(self.model.id)
-        generation = max(int(self.catalog.setting("generation")), base.generation if base else 0) + 1
-        info = VectorFileInfo(
-            library_id=self.catalog.setting("library_id"),
-            model_id=self.model.id,
-            generation=generation,
-            sequence=sequence,
-            dimension=self.model.identity.dimension,
-            count=count,
-        )
-        with translated(self.library):
-            self._base_info = write_vector_file(
-                self.library / VECTORS_NAME,
-                info,
-                self.catalog.present_vectors(self.model.id, info.dimension),
-            )
-        with self.catalog.transaction():
-            self.catalog.finish_generation(generation)
+            catalog.set_setting("last_run_at", now())
+            lacking = bool(self._lacking) and bool(catalog.images_without_vector(self.model.id))
+            catalog.set_setting("lacks_vectors", lacking)
+            if lacking:
+                self.notices.append(
+                    "Some images have no vector of this model yet, because their folder is not there or their file"
+                    " cannot be read now; a later run makes them."
+                )
 
     # progress
 

@@ -6,8 +6,11 @@ computed again at any time and compared.
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import sqlite3
+import sys
 import threading
 import time
 from dataclasses import dataclass, field
@@ -16,12 +19,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
+from indexer.decode_pool import Decoded
+from indexer.decode_worker import handle
 from model.identity import ModelIdentity
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from indexer.decode import Preprocessor
+    from indexer.decode import DecodeLimits, Preprocessor
 
 SIDE_PIXELS = 8
 DIMENSION = 16
@@ -96,3 +101,96 @@ def index_in_child(arguments: list[str]) -> None:
     encoder = FakeEncoder(seconds_per_batch=float(seconds))
     summary = index_folders(library, [folder], encoder, workers=1)
     print(f"indexed {summary.indexed} unchanged {summary.unchanged}", flush=True)
+
+
+class InlinePool:
+    """`DecodePool` without processes: the same answers, by the same code, where starting processes costs too much."""
+
+    def __init__(
+        self, preprocessor: Preprocessor, limits: DecodeLimits, workers: int, on_answer: object = None
+    ) -> None:
+        self._preprocessor = preprocessor
+        self._limits = limits
+        self._answers: list[Decoded] = []
+
+    def __enter__(self) -> InlinePool:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    @property
+    def open_tasks(self) -> int:
+        return len(self._answers)
+
+    def room(self, files_left: int) -> int:
+        return 4 - len(self._answers)
+
+    def submit(self, task: int, path: str, *, hash_only: bool = False) -> None:
+        answer, pixels = handle(path, hash_only, self._preprocessor, self._limits)
+        self._answers.append(Decoded(task, answer.pop("status"), answer.pop("reason", None), answer, pixels))
+
+    def collect(self, timeout_seconds: float) -> list[Decoded]:
+        answers, self._answers = self._answers, []
+        return answers
+
+
+def serve_runs() -> None:
+    """Runs the indexer in forks of this process, one for each line of standard input, and kills some of them.
+
+    A line is a JSON list: library, folder, seed of the weights, and after how many events to die (0: not at all).
+    Events are SQL statements, syncs of files and replacements of files: whatever leaves a trace on the disk. A
+    process that was made for this may fork safely, and a fork costs milliseconds where a start costs a second.
+    """
+    import faiss
+    import filelock
+    import sqlite_utils
+
+    import indexer.catalog
+    import indexer.pipeline
+    import indexer.reader
+
+    assert all((faiss, filelock, sqlite_utils, indexer.reader))  # imported before the forks, not in each
+    indexer.pipeline.DecodePool = InlinePool
+    indexer.pipeline._COMMIT_SECONDS = 0.0
+    for line in sys.stdin:
+        child = os.fork()
+        if child == 0:
+            library, folder, weights, events = json.loads(line)
+            _die_after(events)
+            encoder = FakeEncoder(identity=identity(weights=weights), batch_size=2)
+            summary = indexer.pipeline.index_folders(library, [folder], encoder, change_model=True)
+            assert events or not summary.interrupted
+            os._exit(0)
+        _, status = os.waitpid(child, 0)
+        print(os.waitstatus_to_exitcode(status), flush=True)
+
+
+def _die_after(events: int) -> None:
+    left = [events]
+
+    def event(*_: object) -> None:
+        left[0] -= 1
+        if left[0] == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    fsync, replace = os.fsync, os.replace
+
+    def fsync_event(number: int) -> None:
+        event()
+        fsync(number)
+
+    def replace_event(*arguments: object) -> None:
+        event()
+        replace(*arguments)
+        event()
+
+    os.fsync, os.replace = fsync_event, replace_event
+    connect = sqlite3.connect
+
+    def connect_traced(*arguments: object, **options: object) -> sqlite3.Connection:
+        connection = connect(*arguments, **options)
+        connection.set_trace_callback(event)
+        return connection
+
+    sqlite3.connect = connect_traced

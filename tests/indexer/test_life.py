@@ -1,0 +1,236 @@
+"""The life of a folder: any sequence of changes, runs and kills, and after each run everything agrees.
+
+The model of the truth is a dictionary of what lies where. Runs happen in forks of a process of their own
+(`indexer_fakes.serve_runs`), so that a kill is a kill.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+import tempfile
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, note, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+)
+from indexer_fakes import FakeEncoder, draw, identity
+
+from indexer import LibraryReader, read_pixels
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="kills forks")
+HERE = Path(__file__).parent
+
+NAMES = st.sampled_from(
+    ["a.png", "b.png", "c.bmp", "sub/a.png", "sub/d.bmp", "sub/deep/e.png", "f\udcff.png"]
+)
+SEEDS = st.integers(0, 5)
+WEIGHTS = st.sampled_from(["a1", "a1", "a1", "c3"])
+
+
+class Server:
+    """One forking process for all examples."""
+
+    process: subprocess.Popen[str] | None = None
+
+    @classmethod
+    def run(cls, *request: object) -> int:
+        import json
+
+        if cls.process is None:
+            cls.process = subprocess.Popen(
+                [sys.executable, "-c", "from indexer_fakes import serve_runs; serve_runs()"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+                env=os.environ | {"PYTHONPATH": os.pathsep.join([str(HERE), *sys.path])},
+            )
+        cls.process.stdin.write(json.dumps(request) + "\n")
+        cls.process.stdin.flush()
+        return int(cls.process.stdout.readline())
+
+    @classmethod
+    def stop(cls) -> None:
+        if cls.process is not None:
+            cls.process.communicate()
+            cls.process = None
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _server():
+    yield
+    Server.stop()
+
+
+class Life(RuleBasedStateMachine):
+    @initialize()
+    def start(self) -> None:
+        self.base = Path(tempfile.mkdtemp())
+        self.root, self.library = self.base / "root", self.base / "library"
+        self.root.mkdir()
+        # A picture that no rule touches: a library is never made of nothing.
+        draw(self.root / "always.png", 1000)
+        self.truth: dict[str, int | None] = {"always.png": 1000}  # None: broken
+        self.is_mounted = True
+        self.weights = "a1"
+        self.kills = 0
+
+    def teardown(self) -> None:
+        if hasattr(self, "base"):
+            shutil.rmtree(self.base)
+
+    def write(self, name: str, seed: int | None) -> None:
+        path = self.root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if seed is None:
+            path.write_bytes(b"\x89PNG\r\n\x1a\nbroken")
+        else:
+            draw(path, seed)
+        self.truth[name] = seed
+
+    @precondition(lambda self: self.is_mounted)
+    @rule(name=NAMES, seed=SEEDS)
+    def add_or_modify(self, name, seed):
+        self.write(name, seed)
+
+    @precondition(lambda self: self.is_mounted)
+    @rule(name=NAMES)
+    def corrupt(self, name):
+        self.write(name, None)
+
+    @precondition(lambda self: self.is_mounted)
+    @rule(data=st.data(), new_name=NAMES)
+    def move(self, data, new_name):
+        name = data.draw(st.sampled_from(sorted(set(self.truth) - {"always.png"}) or [None]))
+        if name is None or name == new_name:
+            return
+        (self.root / new_name).parent.mkdir(parents=True, exist_ok=True)
+        (self.root / name).replace(self.root / new_name)
+        self.truth[new_name] = self.truth.pop(name)
+
+    @precondition(lambda self: self.is_mounted)
+    @rule(data=st.data(), new_name=NAMES, keeps_time=st.booleans())
+    def copy(self, data, new_name, keeps_time):
+        name = data.draw(st.sampled_from(sorted(self.truth)))
+        if name == new_name:
+            return
+        (self.root / new_name).parent.mkdir(parents=True, exist_ok=True)
+        (shutil.copy2 if keeps_time else shutil.copy)(self.root / name, self.root / new_name)
+        self.truth[new_name] = self.truth[name]
+
+    @precondition(lambda self: self.is_mounted)
+    @rule(data=st.data())
+    def delete(self, data):
+        name = data.draw(st.sampled_from(sorted(set(self.truth) - {"always.png"}) or [None]))
+        if name is not None:
+            (self.root / name).unlink()
+            del self.truth[name]
+
+    @precondition(lambda self: self.is_mounted)
+    @rule(data=st.data())
+    def touch(self, data):
+        os.utime(self.root / data.draw(st.sampled_from(sorted(self.truth))))
+
+    @rule()
+    def unplug_or_plug(self):
+        if self.is_mounted:
+            self.root.rename(self.base / "unplugged")
+        else:
+            (self.base / "unplugged").rename(self.root)
+        self.is_mounted = not self.is_mounted
+
+    @rule(events=st.integers(1, 400), weights=WEIGHTS)
+    def run_and_kill(self, events, weights):
+        if not self.is_mounted:
+            weights = self.weights  # a change of model while the disk is away has its own test
+        code = Server.run(str(self.library), str(self.root), weights, events)
+        assert code in {0, -9} or not self.is_mounted
+        self.kills += code == -9
+        if code == 0:
+            self.weights = weights
+
+    @rule(weights=WEIGHTS)
+    def run(self, weights):
+        if not self.is_mounted:
+            weights = self.weights
+        code = Server.run(str(self.library), str(self.root), weights, 0)
+        if not self.is_mounted:
+            return
+        assert code == 0
+        self.weights = weights
+        note(f"{self.kills} kills so far")
+        self.check()
+
+    def check(self) -> None:
+        encoder = FakeEncoder(identity=identity(weights=self.weights))
+        good = {name for name, seed in self.truth.items() if seed is not None}
+        with LibraryReader.open(self.library) as reader:
+            assert reader.notices == []
+            assert reader.model == encoder.identity
+            found = {name: reader.find(self.root / name) for name in self.truth}
+            assert {name for name, image_id in found.items() if image_id is not None} == good
+            assert {failure.path for failure in reader.failures()} == {
+                self.root / name for name in set(self.truth) - good
+            }
+            by_content = {}
+            for name in good:
+                by_content.setdefault((self.root / name).read_bytes(), set()).add(found[name])
+            assert all(len(ids) == 1 for ids in by_content.values())  # copies share one image
+            ids = sorted(set(found.values()) - {None})
+            assert len(ids) == len(by_content)
+            assert reader.ids().tolist() == ids
+            for name in good:
+                fresh = encoder.encode_pixels(read_pixels(self.root / name, encoder.preprocessor)[None])
+                np.testing.assert_array_equal(reader.vectors([found[name]]), fresh.astype(np.float16))
+                assert reader.find_content(self.root / name) == found[name]
+        with closing(sqlite3.connect(self.library / "catalog.db")) as catalog:
+            assert catalog.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+            assert catalog.execute("PRAGMA foreign_key_check").fetchall() == []
+            files = catalog.execute("SELECT count(*) FROM files").fetchone()[0]
+            assert files == len(self.truth)
+            assert catalog.execute("SELECT count(DISTINCT model_id) FROM vectors").fetchone() == (1,)
+            assert catalog.execute(
+                "SELECT count(*) FROM images LEFT JOIN vectors ON image_id = images.id"
+                " WHERE gone_at IS NULL AND vector IS NULL"
+            ).fetchone() == (0,)
+        names = {path.name for path in self.library.iterdir()}
+        assert names == {"catalog.db", "vectors.faiss", "writer.lock"}
+
+    @invariant()
+    def readers_always_open(self) -> None:
+        """Whatever was killed when: a library that was ever committed opens, and its vectors are consistent."""
+        if not hasattr(self, "library") or not (self.library / "catalog.db").exists():
+            return
+        from indexer import LibraryNotFoundError
+
+        try:
+            with LibraryReader.open(self.library) as reader:
+                ids = reader.ids()
+                assert len(set(ids.tolist())) == len(ids)
+                assert reader.vectors(ids).shape == (len(ids), reader.dimension)
+                if len(ids):
+                    reader.images(ids)
+        except LibraryNotFoundError:
+            pass
+
+
+Life.TestCase.settings = settings(
+    max_examples=int(os.environ.get("IMAGO_LIFE_EXAMPLES", "20")),
+    stateful_step_count=20,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+    print_blob=True,
+)
+TestLife = Life.TestCase
