@@ -27,6 +27,7 @@ import model
 from indexer.errors import ModelMismatchError
 from indexer.filters import InFolder, Not
 from model.cache import read_entry, write_entry
+from model.registry import ALIASES
 from search import query as language
 from search.cutoff import (
     CUT,
@@ -276,8 +277,6 @@ class Library:
         self,
         query: AnyQuery | Image.Image,
         k: int = DEFAULT_HITS,
-        *,
-        all_hits: bool = False,
         **options: Any,
     ) -> list[Hit]:
         """The `k` images that fit `query` best, best first; equal scores in the order of their ids.
@@ -287,9 +286,7 @@ class Library:
                 library or not; or a decoded image; or the id of an image in this library. An image that is in the
                 library is among its own results.
             k: How many images at most; more than the library holds gives all of them.
-            all_hits: Also those that do not look like the query. Otherwise hits of a query with words in it are
-                cut where they are more likely wrong than right, and none may be left.
-            **options: Further ones of `answer`.
+            **options: Those of `answer`; but here nothing is cut unless `all_hits=False` is said.
 
         Raises:
             QueryError: A query that cannot be understood, or a `k` that is no positive whole number.
@@ -298,7 +295,7 @@ class Library:
             model.errors.ModelError: The library's model cannot be loaded.
             indexer.errors.ModelMismatchError: The model is not the one that the library was made with.
         """
-        return list(self.answer(query, k, all_hits=all_hits, **options).hits)
+        return list(self.answer(query, k, **{"all_hits": True, **options}).hits)
 
     def similar(self, image: str | Path | Image.Image | int, k: int = DEFAULT_HITS) -> list[Hit]:
         """The `k` images that look most like `image`, however much that is.
@@ -336,7 +333,7 @@ class Library:
         query: AnyQuery | Image.Image,
         k: int = DEFAULT_HITS,
         *,
-        all_hits: bool = False,
+        all_hits: bool | None = None,
         order: Order = "relevance",
         descending: bool | None = None,
         offset: int = 0,
@@ -352,8 +349,10 @@ class Library:
         Args:
             query: As for `search`.
             k: How many hits on this page.
-            all_hits: Whether to leave the cut out. Queries made of pictures alone are never cut: what resembles a
-                picture most is worth seeing, however little it does.
+            all_hits: Whether to leave the cut out; otherwise hits of a query with words in it are cut where they
+                are more likely wrong than right, and none may be left. None: cut, unless the model is known to
+                say too little (`model.registry.Alias.can_say_no`). Queries made of pictures alone are never
+                cut: what resembles a picture most is worth seeing, however little it does.
             order: `relevance`, or `date`, `name` or `size` within what passed the cut. A query with filters only
                 has no relevance; its images come by date.
             descending: Newest, largest or last name first. None: dates and sizes descend, names ascend.
@@ -379,6 +378,8 @@ class Library:
         if order not in {"relevance", *SORT_KEYS}:
             raise QueryError(f"There is no order {order!r}: take relevance, {', '.join(SORT_KEYS)}.")
         has_text = any(isinstance(term.target, language.Text) for term in wanted.terms)
+        if all_hits is None:
+            all_hits = not self._can_say_no()
         is_cut = has_text and not all_hits
         mixture: Mixture | None = None
         if wanted.terms:
@@ -434,6 +435,11 @@ class Library:
             kind=kind,
             progress=progress,
         )
+
+    def _can_say_no(self) -> bool:
+        identity = self._reader.model
+        alias = ALIASES.get(identity.name) if identity is not None else None
+        return alias is None or alias.can_say_no
 
     def _comparison(self) -> Comparison:
         return Comparison(limits_of(self._sampled().vectors), self._fingerprints)
