@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import streamlit as st
 
@@ -29,6 +29,11 @@ def guarded(page: Callable[[], None]) -> Callable[[], None]:
     # Streamlit tells pages apart by the name of their function.
     show.__name__ = show.__qualname__ = page.__module__.rpartition(".")[2]
     return show
+
+
+def open_search(query_params: dict[str, str]) -> NoReturn:
+    """Leave for the search page with this address."""
+    st.switch_page(st.session_state.search_page, query_params=query_params)
 
 
 def complain(error: Exception) -> None:

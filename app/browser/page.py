@@ -6,7 +6,7 @@ from pathlib import Path
 
 import streamlit as st
 
-from app.browser import library_page, search_page
+from app.browser import duplicates_page, library_page, search_page
 from app.browser.frame import guarded
 
 st.set_page_config(page_title="Imago", page_icon=Path(__file__).parent / "icon.svg", layout="wide")
@@ -16,14 +16,18 @@ st.html(
     @media (max-width: 640px) { .stMainBlockContainer { padding-left: 0.8rem; padding-right: 0.8rem; } }
     </style>"""
 )
+search = st.Page(
+    guarded(search_page.show), title="Search", icon=":material/search:", url_path="search", default=True
+)
+st.session_state.search_page = search
 st.navigation(
     [
+        search,
         st.Page(
-            guarded(search_page.show),
-            title="Search",
-            icon=":material/search:",
-            url_path="search",
-            default=True,
+            guarded(duplicates_page.show),
+            title="Duplicates",
+            icon=":material/content_copy:",
+            url_path="duplicates",
         ),
         st.Page(
             guarded(library_page.show), title="Library", icon=":material/photo_library:", url_path="library"

@@ -1,27 +1,41 @@
-"""The search page: one field for the whole query language, and a grid of what fits, best first."""
+"""The search page: one field for the whole query language, filters beside it, and a grid of what fits."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import streamlit as st
 
-from app.browser import components
-from app.browser.address import go_to_query, query_text
-from app.browser.frame import complain
-from app.browser.shelf import current_library, library_path
+from app.browser import address, components
+from app.browser.columns import columns_of
+from app.browser.facets import counter
+from app.browser.filters_panel import show_filters
+from app.browser.frame import complain, plain
+from app.browser.query_edit import only_first_term, parsed, without_filters
+from app.browser.shelf import current_library, library_path, library_state
 from app.browser.start import show_start
-from app.browser.uploads import MAXIMUM_UPLOAD_BYTES
+from app.browser.uploads import MAXIMUM_UPLOAD_BYTES, uploads
 from app.browser.wording import shown
 from indexer.errors import LibraryNotFoundError
-from search import QueryError
-from search.query import parse
+from search import Hit, QueryError, SearchError
+from search.grouping import Comparison, limits_of
+from search.library import Answer
+from search.query import ImageUpload, Query, Text, parse
+from search.saved import SavedQueries
 
 if TYPE_CHECKING:
-    from search import Hit, Library
+    from collections.abc import Sequence
+
+    from search import Library
+    from search.grouping import Fingerprints
 
 FIRST_HITS = 200
 """Fills several screens; the rest comes as one scrolls."""
+
+COPIES_LOOKED_AT = 100
+COPIES_SAMPLE = 2000
+"""Pictures from which it is learnt how alike different ones are."""
 
 MOST_HITS = 10_000
 """What a person may scroll through; the query is to be sharpened beyond that."""
@@ -37,20 +51,41 @@ def show() -> None:
     if not has_pictures:
         show_start(library_path())
         return
-    query = query_text()
+    query, copies = address.query_text(), address.copies_of()
     # The field stands there before the search begins: the first one of all waits for the model.
     problem = problem_of(query)
     show_field(query, problem)
-    if not query:
-        st.caption(f"{library.reader.status().images:,} pictures")
-    if not query or problem:
+    with st.sidebar:
+        if problem is None:
+            show_filters(counter.of(library, library_state()), query)
+        else:
+            st.caption("Filters come back when the query can be understood.")
+    if problem is not None:
+        return
+    if copies is None and not query:
+        show_latest(library)
         return
     try:
-        hits = search(library, query, wanted_hits(query))
+        answer = (
+            find_copies(library, copies) if copies is not None else search(library, query, wanted_hits(query))
+        )
     except Exception as error:  # noqa: BLE001 told below the field, so that another query can be tried
         complain(error)
         return
-    show_hits(library, query, hits)
+    if answer.hits:
+        show_hits(library, query, answer)
+    else:
+        show_nothing(query, answer)
+
+
+def show_latest(library: Library) -> None:
+    """Show what was added last: something to look at before the first query."""
+    ids = library.reader.ids()
+    latest = [int(image_id) for image_id in ids[::-1][:FIRST_HITS]]
+    st.caption(f"{len(ids):,} picture{'s' if len(ids) != 1 else ''}; added last:")
+    show_grid(
+        library, [Hit(Path(), 1.0, image_id) for image_id in latest], label="Added last", has_bars=False
+    )
 
 
 def wanted_hits(query: str) -> int:
@@ -59,9 +94,42 @@ def wanted_hits(query: str) -> int:
     return min(scrolled.get(query, FIRST_HITS), MOST_HITS)
 
 
-def search(library: Library, query: str, count: int) -> list[Hit]:
-    """Return the hits for a query text."""
-    return library.search(query, k=count)
+def search(library: Library, query: str, count: int) -> Answer:
+    """Return the answer to a query text, with the order and the cut that the address asks for."""
+    understood = parsed(query)
+    names = [term.target.name for term in understood.terms if isinstance(term.target, ImageUpload)]
+    pictures = {name: uploads.get(name) for name in names}
+    gone = [name for name, data in pictures.items() if data is None]
+    if gone:
+        raise QueryError("The uploaded picture is gone: it is kept only while Imago runs. Choose it again.")
+    return library.answer(
+        query,
+        count,
+        order=address.order(),  # type: ignore[arg-type]
+        all_hits=address.shows_all() or None,
+        # What resembles a picture are its near copies first of all: those are for looking at, not for hiding.
+        fold=any(isinstance(term.target, Text) for term in understood.terms),
+        uploads={name: data for name, data in pictures.items() if data is not None},
+    )
+
+
+def find_copies(library: Library, image_id: int) -> Answer:
+    """Return a picture and its near-duplicates, most alike first."""
+    hits = library.similar(image_id, COPIES_LOOKED_AT)
+    itself, *records = library.reader.images([image_id, *(hit.id for hit in hits)])
+    ids = library.reader.ids()
+    sample = library.reader.vectors(ids[:: max(1, len(ids) // COPIES_SAMPLE)])
+    comparison = Comparison(limits_of(sample), _fingerprints)
+    near = [
+        hit
+        for hit, record in zip(hits, records, strict=True)
+        if comparison.is_near(itself, record, hit.score)
+    ]
+    found = (Hit(itself.path, 1.0, itself.id, copies=itself.copies), *near)
+    return Answer(found, len(found), len(ids), is_cut=False, query=Query(()))
+
+
+_fingerprints: Fingerprints = {}
 
 
 def problem_of(query: str) -> dict[str, Any] | None:
@@ -81,13 +149,18 @@ def problem_of(query: str) -> dict[str, Any] | None:
 
 def show_field(query: str, problem: dict[str, Any] | None) -> None:
     """Show the search field with the query of the address in it."""
+    pictures = [term.target.name for term in parsed(query).terms if isinstance(term.target, ImageUpload)]
     components.search_bar(
         {
             "query": query,
             "placeholder": "dog on a beach",
             "problem": problem,
-            "uploads": [],
-            "saved": [],
+            "uploads": [
+                {"name": name, "thumbnail": f"uploads/{name}.webp"}
+                for name in pictures
+                if uploads.thumbnail(name)
+            ],
+            "saved": [{"name": name, "query": text} for name, text in saved_queries().items()],
             "filters": [{"start": start, "hint": hint} for start, hint in FILTERS],
             "values": [],
             "maximum_upload_bytes": MAXIMUM_UPLOAD_BYTES,
@@ -98,48 +171,128 @@ def show_field(query: str, problem: dict[str, Any] | None) -> None:
     )
 
 
+def saved_queries() -> dict[str, str]:
+    """Return the person's saved queries; none where they cannot be read, which is told when one is used."""
+    try:
+        return SavedQueries().all()
+    except SearchError:
+        return {}
+
+
 def take_query() -> None:
     """Put what was typed into the address."""
     asked = st.session_state.field.search
     if isinstance(asked, dict):
-        go_to_query(str(asked.get("query", "")))
+        address.go_to_query(str(asked.get("query", "")))
 
 
-def show_hits(library: Library, query: str, hits: list[Hit]) -> None:
-    """Show the hits as a grid."""
-    has_more = len(hits) == wanted_hits(query) < MOST_HITS
-    count = f"more than {len(hits):,}" if has_more else f"{len(hits):,}"
-    st.caption(f"{count} pictures, best first")
+def show_hits(library: Library, query: str, answer: Answer) -> None:
+    """Show the hits as a grid, and above it how many, in which order, and what can be done with the query."""
+    count = f"{answer.total:,} picture{'s' if answer.total != 1 else ''}"
+    has_more = len(answer.hits) < answer.total and len(answer.hits) < MOST_HITS
+    left, right = st.columns([3, 2], vertical_alignment="center")
+    with left:
+        copies = address.copies_of()
+        if copies is not None:
+            st.caption(f"{count}: this one and its near copies")
+        elif address.shows_all():
+            st.caption(f"{count}, also those that do not look like it")
+        else:
+            st.caption(count if answer.total <= MOST_HITS else f"{count}; the first {MOST_HITS:,} are shown")
+    with right, st.container(horizontal=True, horizontal_alignment="right"):
+        if address.copies_of() is None:
+            show_order()
+            show_saving(query)
+    show_grid(library, answer.hits, label=f"Pictures for {query}" if query else "Copies", has_more=has_more)
+
+
+def show_grid(
+    library: Library, hits: Sequence[Hit], *, label: str, has_more: bool = False, has_bars: bool = True
+) -> None:
+    """Show hits as a grid."""
+    data = columns_of(
+        library,
+        [hit.id for hit in hits],
+        shares=[hit.probability for hit in hits],
+        tips=[tip_of(hit) if has_bars else "" for hit in hits],
+        folded=[len(hit.folded) + hit.copies - 1 for hit in hits],
+    )
+    token = "|".join([label, address.order(), str(address.shows_all()), str(address.copies_of())])
     components.results(
-        columns(library, hits)
-        | {"token": query, "has_more": has_more, "label": f"Pictures for {query}", "base": "/"},
+        data | {"token": token, "has_more": has_more, "label": label, "base": "/"},
         key="results",
         on_more=take_more,
         on_act=take_action,
     )
 
 
-def columns(library: Library, hits: list[Hit]) -> dict[str, Any]:
-    """Return the hits as the columns that the grid takes."""
-    records = library.reader.images([hit.id for hit in hits])
-    folders: dict[str, int] = {}
-    folder_of = []
-    for record in records:
-        parent = shown(record.path.parent)
-        separator = "" if parent.endswith(("/", "\\")) else ("\\" if "\\" in parent else "/")
-        folder_of.append(folders.setdefault(parent + separator, len(folders)))
-    best = max((hit.score for hit in hits), default=1.0)
-    return {
-        "ids": [record.id for record in records],
-        "hashes": [record.content_hash for record in records],
-        "names": [shown(record.path.name) for record in records],
-        "folders": list(folders),
-        "folder": folder_of,
-        "aspects": [round(record.width_pixels / max(record.height_pixels, 1), 3) for record in records],
-        "shares": [round(max(hit.score, 0.0) / best, 3) if best > 0 else 0.0 for hit in hits],
-        "tips": [f"score {hit.score:.3f}" for hit in hits],
-        "folded": [0] * len(hits),
-    }
+def tip_of(hit: Hit) -> str:
+    """Return how well a hit fits, in words."""
+    score = f"score {hit.score:.3f}"
+    return score if hit.probability is None else f"{hit.probability:.0%} likely, {score}"
+
+
+def show_order() -> None:
+    """Show the choice of the order."""
+    st.session_state.order = address.order()
+    st.selectbox(
+        "Order",
+        list(address.ORDERS),
+        key="order",
+        format_func=address.ORDERS.__getitem__,
+        label_visibility="collapsed",
+        width=150,
+        on_change=lambda: address.go_to_order(st.session_state.order),
+    )
+
+
+def show_saving(query: str) -> None:
+    """Show the way to keep the query under a name."""
+    with st.popover("Save", icon=":material/bookmark:"), st.form("save_query", border=False):
+        st.text_input("Name", key="name_to_save", placeholder="beach", help="Use it as @name in any query.")
+        st.form_submit_button("Save this query", on_click=keep_query, args=(query,))
+        told = st.session_state.pop("told_of_saving", None)
+        if told:
+            st.caption(plain(told))
+
+
+def keep_query(query: str) -> None:
+    """Keep the query under the name that was typed."""
+    name = st.session_state.name_to_save.strip()
+    try:
+        SavedQueries().save(name, query)
+    except (SearchError, OSError) as error:
+        st.session_state.told_of_saving = shown(str(error))
+    else:
+        st.session_state.told_of_saving = f"Saved. Use it as @{name.removeprefix('@')}."
+
+
+def show_nothing(query: str, answer: Answer) -> None:
+    """Say that nothing fits, and propose what may."""
+    if answer.nothing_fits:
+        st.subheader("Nothing here looks like that")
+        st.write("No picture of this library looks enough like what was asked for to be shown as an answer.")
+    else:
+        st.subheader("No picture fits the filters")
+    proposals: dict[str, str] = {}
+    if answer.nothing_fits:
+        st.button(
+            "Show what comes closest",
+            type="primary",
+            on_click=address.go_to_query,
+            args=(query,),
+            kwargs={"show_all": True},
+        )
+    understood = parsed(query)
+    if understood.filters and understood.terms:
+        proposals[without_filters(query)] = "Without the filters"
+    if len(understood.terms) > 1:
+        proposals[only_first_term(query)] = "Only the first term"
+    words = only_first_term(query).split()
+    if answer.nothing_fits and len(words) > 1 and not understood.filters:
+        proposals[words[-1]] = "Only the last word"
+    for text, why in proposals.items():
+        st.button(f"{why}: {plain(text)}", on_click=address.go_to_query, args=(text,), key=f"try {text}")
 
 
 def take_more() -> None:
@@ -147,24 +300,14 @@ def take_more() -> None:
     shown_now = st.session_state.results.more
     if isinstance(shown_now, int) and shown_now > 0:
         # Only the last query's: a session must not grow with every query that it was asked.
-        st.session_state.scrolled = {query_text(): min(shown_now * 4, MOST_HITS)}
+        st.session_state.scrolled = {address.query_text(): min(shown_now * 4, MOST_HITS)}
 
 
 def take_action() -> None:
-    """Do what was chosen for a picture: most of it is another query."""
-    action = st.session_state.results.act
-    if not isinstance(action, dict):
-        return
-    query, image_id = query_text(), action.get("id")
-    match action.get("kind"):
-        case "more_like" if isinstance(image_id, int):
-            go_to_query(f"id:{image_id}")
-        case "less_like" if isinstance(image_id, int):
-            go_to_query(f"{query} - id:{image_id}")
-        case "query":
-            go_to_query(str(action.get("query", "")))
-        case _:
-            pass
+    """Do what was chosen for a picture: it is another address."""
+    new = address.address_after(st.session_state.results.act, address.query_text())
+    if new is not None:
+        st.query_params.from_dict(new)
 
 
 FILTERS = (

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 _lock = threading.RLock()
 _open: tuple[Path, tuple[int, int], Library] | None = None
+_changes = 0
 
 
 def library_path() -> Path:
@@ -35,19 +36,26 @@ def current_library(path: Path | None = None) -> Library:
     """
     from search import Library
 
-    global _open  # noqa: PLW0603 one per process is the point
+    global _open, _changes  # noqa: PLW0603 one per process is the point
     path = path or library_path()
     with _lock:
         if _open is not None and _open[:2] == (path, _identity(path)):
             library = _open[2]
             model = library.reader.model
-            library.reader.refresh()
+            if library.refresh():
+                _changes += 1
             if library.reader.model == model:
                 return library
         # The old one is not closed: a search may be running on it. It goes when that ends.
         library = Library.open(path)
         _open = (path, _identity(path), library)
+        _changes += 1
         return library
+
+
+def library_state() -> int:
+    """Return a number that is another one whenever the open library has changed."""
+    return _changes
 
 
 def warm_up(path: Path) -> None:

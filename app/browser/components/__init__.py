@@ -57,3 +57,15 @@ def results(
         on_act: Called when an action was chosen for a picture.
     """
     return _component("results")(data=data, key=key, on_more_change=on_more, on_act_change=on_act)
+
+
+def dates(data: dict[str, Any], *, key: str, on_range: Callable[[], None]) -> Any:
+    """Show when pictures were taken, and let a stretch of time be chosen.
+
+    Args:
+        data: `months` (all from the first to the last, as `2023-05`) and `counts`; `first` and `last`: positions
+            of what is chosen now.
+        key: Under which the state holds `range`: `first` and `last` month, both None for all.
+        on_range: Called when another stretch was chosen.
+    """
+    return _component("dates")(data=data, key=key, on_range_change=on_range)

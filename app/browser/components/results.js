@@ -5,6 +5,7 @@
 
 const GAP = 8;
 const CAPTION_HEIGHT = 22;
+const HEADER_HEIGHT = 44;
 const MARGIN_SCREENS = 1; // rows this many windows above and below are kept, so that scrolling shows no holes
 
 export default function ({ data, parentElement, setTriggerValue }) {
@@ -18,7 +19,8 @@ class Results {
   constructor(root) {
     this.root = root;
     this.list = make("ul", { class: "rows", role: "list" });
-    root.append(this.list);
+    this.titles = make("div", { class: "titles" });
+    root.append(this.titles, this.list);
     this.tiles = new Map(); // index -> element, only those that are in the page
     this.boxes = [];
     this.focused = 0;
@@ -77,6 +79,7 @@ class Results {
       share: d.shares[index],
       tip: d.tips[index],
       copies: d.folded[index],
+      mark: d.marks?.[index] ?? "",
       thumbnail: `${d.base}${base}/thumbnail.webp`,
       view: `${d.base}${base}/view.jpg`,
       original: `${d.base}${base}/original`,
@@ -103,7 +106,15 @@ class Results {
       row = [];
       aspects = 0;
     };
+    const starts = new Map((this.data.groups ?? []).map((group) => [group.start, group]));
+    this.headers = [];
     for (let index = 0; index < this.length; index++) {
+      const group = starts.get(index);
+      if (group) {
+        if (row.length) finish(Math.min(target, (width - GAP * (row.length - 1)) / aspects));
+        this.headers.push({ top, title: group.title });
+        top += HEADER_HEIGHT;
+      }
       // Panoramas and till receipts are cropped a little rather than given a row of their own.
       const aspect = Math.min(Math.max(this.data.aspects[index] || 1, 0.5), 2.4);
       row.push([index, aspect]);
@@ -114,6 +125,13 @@ class Results {
     if (row.length) finish(Math.min(target, (width - GAP * (row.length - 1)) / aspects));
     this.boxes = boxes;
     this.list.style.height = `${top}px`;
+    this.titles.replaceChildren(
+      ...this.headers.map((header) => {
+        const title = make("h3", { text: header.title });
+        title.style.transform = `translateY(${header.top}px)`;
+        return title;
+      }),
+    );
     for (const [index, tile] of this.tiles) this.place(tile, index);
     this.show();
   }
@@ -165,7 +183,7 @@ class Results {
     const there = this.tiles.get(index);
     if (there) return there;
     const hit = this.hit(index);
-    const described = [hit.name, hit.tip, hit.copies ? `${hit.copies} more like it` : ""].filter(Boolean);
+    const described = [hit.name, hit.mark, hit.tip, hit.copies ? `${hit.copies} more like it` : ""].filter(Boolean);
     const picture = make("img", { src: hit.thumbnail, alt: "", loading: "lazy", decoding: "async", draggable: "false" });
     picture.addEventListener("error", () => picture.classList.add("missing"));
     const button = make(
@@ -182,6 +200,7 @@ class Results {
       picture,
     );
     if (hit.copies) button.append(make("span", { class: "badge", text: `+${hit.copies}`, "aria-hidden": "true" }));
+    if (hit.mark) button.append(make("span", { class: "mark", text: hit.mark, "aria-hidden": "true" }));
     const caption = make("div", { class: "caption", "aria-hidden": "true" }, make("span", { class: "name", text: hit.name }));
     if (hit.share !== null) {
       const bar = make("span", { class: "bar", title: hit.tip });
@@ -414,13 +433,13 @@ class Viewer {
 
   search(query) {
     this.leave();
-    this.results.trigger("act", { kind: "query", query });
+    this.results.trigger("act", { kind: "query", query, at: Date.now() });
   }
 
   act(kind) {
-    const id = this.hit.id;
+    const { id, folder } = this.hit;
     this.leave();
-    this.results.trigger("act", { kind, id });
+    this.results.trigger("act", { kind, id, folder, at: Date.now() });
   }
 
   // What follows is another page of its own: the step back must lead to this picture's results.

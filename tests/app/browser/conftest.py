@@ -1,12 +1,13 @@
 """What the browser's tests share: a gallery with hostile names, indexed with the model in the package."""
 
+import json
 import os
 import shutil
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -14,6 +15,7 @@ from urllib.request import urlopen
 
 import pytest
 from PIL import Image
+from streamlit.testing.v1 import AppTest
 
 from indexer import index_folders
 from model import Encoder
@@ -83,7 +85,10 @@ class Server:
         self.address = f"http://127.0.0.1:{self.port}"
         self.log = log
         command = [sys.executable, "-m", "app", "app", "--no-browser", "--port", str(self.port)]
-        environment = os.environ | {"IMAGO_LIBRARY": str(library)}
+        environment = os.environ | {
+            "IMAGO_LIBRARY": str(library),
+            "IMAGO_QUERIES": str(log.with_name("queries.json")),
+        }
         with log.open("wb") as output:
             self.process = subprocess.Popen(command, stdout=output, stderr=output, env=environment)
         deadline = time.monotonic() + 60
@@ -141,6 +146,29 @@ def chromium() -> Path:
 
 
 @pytest.fixture(autouse=True)
+def own_saved_queries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Saved queries of the test's own."""
+    saved = tmp_path / "queries.json"
+    monkeypatch.setenv("IMAGO_QUERIES", str(saved))
+    return saved
+
+
+@pytest.fixture(scope="session")
+def component() -> Callable[[AppTest, str], dict[str, Any] | None]:
+    """Return a function that tells what one of our components was given to show, None if it is not there."""
+
+    def find(page: AppTest, name: str) -> dict[str, Any] | None:
+        for element in page.get("bidi_component"):
+            if element.proto.component_name == f"imago_{name}":
+                data = json.loads(element.proto.json)
+                assert isinstance(data, dict)
+                return data
+        return None
+
+    return find
+
+
+@pytest.fixture(autouse=True)
 def no_component_leftovers(caplog: pytest.LogCaptureFixture) -> None:
     """Streamlit warns in the log where a page runs outside a browser; that is not what these tests look at."""
     caplog.set_level("ERROR", logger="streamlit")
@@ -165,14 +193,24 @@ def visit(browser: "Browser") -> "Iterator[Callable[..., Page]]":
     """
     contexts, complaints = [], []
 
-    def open_window(address: str, **options: Any) -> "Page":
+    def open_window(address: str, *, expected_errors: Sequence[str] = (), **options: Any) -> "Page":
         context = browser.new_context(**{"viewport": {"width": 1280, "height": 800}} | options)
         context.set_default_timeout(20_000)
         contexts.append(context)
         page = context.new_page()
         own = urlsplit(address).netloc
         page.on("pageerror", lambda error: complaints.append(f"error in the page: {error}"))
-        page.on("console", lambda line: complaints.append(line.text) if line.type == "error" else None)
+        page.on(
+            "console",
+            # On pages below /, Streamlit looks for its server there first, and is told 404.
+            lambda line: (
+                complaints.append(f"{line.text} {line.location}")
+                if line.type == "error"
+                and "/_stcore/" not in line.location["url"]
+                and not any(text in line.text for text in expected_errors)
+                else None
+            ),
+        )
         page.on(
             "request",
             lambda request: (

@@ -1,6 +1,5 @@
 """The search page without a browser: start, empty, results, errors."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,9 @@ from streamlit.testing.v1 import AppTest
 from app.browser import search_page
 from app.browser.frame import DEFECT
 from app.browser.shelf import current_library
-from search import Hit, QueryError
+from search import Hit, Library, QueryError
+from search.library import Answer
+from search.query import parse
 
 
 def open_page(**address: str) -> AppTest:
@@ -29,32 +30,39 @@ def open_page(**address: str) -> AppTest:
     return page.run()
 
 
-def component(page: AppTest, name: str) -> dict[str, Any] | None:
-    """What one of our components was given to show, None if it is not on the page."""
-    for element in page.get("bidi_component"):
-        if element.proto.component_name == f"imago_{name}":
-            data = json.loads(element.proto.json)
-            assert isinstance(data, dict)
-            return data
-    return None
+Find = Callable[..., list[str]]
+Component = Callable[[AppTest, str], dict[str, Any] | None]
+
+
+def param(page: AppTest, name: str) -> str:
+    """What the address holds under a name."""
+    value = page.query_params[name]
+    return value if isinstance(value, str) else value[0]
 
 
 @pytest.fixture
 def find(use_gallery: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
     """Let the page find what the test wants found; returns the queries that were asked."""
 
-    def install(count: int = 3, error: Exception | None = None) -> list[str]:
+    def install(count: int = 3, error: Exception | None = None, *, is_cut: bool = False) -> list[str]:
         asked: list[str] = []
 
-        def answer(library: object, query: str, k: int) -> list[Hit]:
+        def answer(library: Library, query: str, k: int) -> Answer:
             asked.append(query)
             if error is not None:
                 raise error
-            reader = current_library().reader
-            records = reader.images(reader.ids()[: min(count, k)])
-            return [
-                Hit(path=record.path, score=0.9 - at / 10, id=record.id) for at, record in enumerate(records)
+            ids = [int(image_id) for image_id in library.reader.ids()[: min(count, k)]]
+            hits = [
+                Hit(
+                    record.path,
+                    score=0.9 - at / 10,
+                    id=record.id,
+                    probability=0.8,
+                    folded=(7,) if at == 0 else (),
+                )
+                for at, record in enumerate(library.reader.images(ids))
             ]
+            return Answer(tuple(hits), count, candidates=12, is_cut=is_cut, query=parse(query))
 
         monkeypatch.setattr(search_page, "search", answer)
         return asked
@@ -62,32 +70,37 @@ def find(use_gallery: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., li
     return install
 
 
-def test_without_a_library_the_page_leads_to_the_first_index() -> None:
+def test_without_a_library_the_page_leads_to_the_first_index(component: Component) -> None:
     page = open_page()
     assert page.title[0].value == "Find your pictures by what they show"
-    assert "make index" in page.code[0].value
+    assert page.text_input(key="folder_to_add") is not None
     assert component(page, "search_bar") is None
 
 
-def test_without_a_query_the_field_is_empty_and_nothing_was_searched(find: Callable[..., list[str]]) -> None:
+def test_without_a_query_the_pictures_added_last_are_shown(find: Find, component: Component) -> None:
     asked = find()
     page = open_page()
     field = component(page, "search_bar")
     assert field is not None
     assert (field["query"], field["problem"]) == ("", None)
-    assert component(page, "results") is None
+    results = component(page, "results")
+    assert results is not None
+    assert results["ids"] == sorted(results["ids"], reverse=True)
+    assert len(results["ids"]) == 12
     assert "12 pictures" in page.caption[0].value
     assert asked == []
 
 
-def test_the_query_of_the_address_is_answered(find: Callable[..., list[str]]) -> None:
+def test_the_query_of_the_address_is_answered(find: Find, component: Component) -> None:
     asked = find(count=3)
     page = open_page(q="a red car")
     assert asked == ["a red car"]
     results = component(page, "results")
     assert results is not None
     assert len(results["ids"]) == len(results["names"]) == len(results["aspects"]) == 3
-    assert results["token"] == "a red car"
+    assert results["shares"] == [0.8, 0.8, 0.8]
+    assert results["folded"] == [1, 0, 0]
+    assert results["tips"][0] == "80% likely, score 0.900"
     assert not results["has_more"]
     reader = current_library().reader
     for image_id, content_hash, name, folder in zip(
@@ -98,7 +111,9 @@ def test_the_query_of_the_address_is_answered(find: Callable[..., list[str]]) ->
         assert results["folders"][folder] + name == str(record.path)
 
 
-def test_a_query_that_is_not_understood_shows_where_beside_the_field(find: Callable[..., list[str]]) -> None:
+def test_a_query_that_is_not_understood_shows_where_beside_the_field(
+    find: Find, component: Component
+) -> None:
     asked = find()
     page = open_page(q="dog colour:red")
     field = component(page, "search_bar")
@@ -112,7 +127,7 @@ def test_a_query_that_is_not_understood_shows_where_beside_the_field(find: Calla
     assert not page.exception
 
 
-def test_what_a_search_complains_about_is_told_below_the_field(find: Callable[..., list[str]]) -> None:
+def test_what_a_search_complains_about_is_told_below_the_field(find: Find, component: Component) -> None:
     find(error=QueryError("There is no image *7* here."))
     page = open_page(q="id:7")
     (error,) = page.error
@@ -121,7 +136,7 @@ def test_what_a_search_complains_about_is_told_below_the_field(find: Callable[..
     assert not page.exception
 
 
-def test_a_defect_is_told_without_a_traceback(find: Callable[..., list[str]]) -> None:
+def test_a_defect_is_told_without_a_traceback(find: Find, component: Component) -> None:
     find(error=RuntimeError("boom"))
     page = open_page(q="dog")
     assert component(page, "search_bar") is not None
@@ -140,3 +155,100 @@ def test_a_damaged_library_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     (error,) = page.error
     assert "damaged" in error.value
     assert not page.exception
+
+
+def test_nothing_that_looks_like_it_is_an_answer_with_proposals(find: Find, component: Component) -> None:
+    find(count=0, is_cut=True)
+    page = open_page(q="zebra + moon - night is:portrait")
+    assert "Nothing here looks like that" in [heading.value for heading in page.subheader]
+    labels = [button.label for button in page.button]
+    assert labels[0] == "Show what comes closest"
+    assert len(labels) == 3
+    next(button for button in page.button if button.label == "Show what comes closest").click().run()
+    assert param(page, "all") == "1"
+    assert param(page, "q") == "zebra + moon - night is:portrait"
+    page = open_page(q="zebra + moon - night is:portrait")
+    next(button for button in page.button if button.label.startswith("Without the filters")).click().run()
+    assert param(page, "q") == "zebra + moon - night"
+
+
+def test_the_order_stands_in_the_address(find: Find) -> None:
+    find()
+    page = open_page(q="dog", order="date")
+    order = page.selectbox(key="order")
+    assert order.value == "date"
+    order.set_value("relevance").run()
+    assert "order" not in page.query_params
+    page.selectbox(key="order").set_value("size").run()
+    assert param(page, "order") == "size"
+    assert param(page, "q") == "dog"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("order", "sideways"), ("copies", "../etc"), ("copies", "9" * 30)]
+)
+def test_an_address_that_makes_no_sense_harms_nothing(find: Find, name: str, value: str) -> None:
+    find()
+    page = open_page(q="dog", **{name: value})
+    assert not page.error
+    assert not page.exception
+
+
+def test_copies_of_a_picture_that_is_gone_are_told(find: Find) -> None:
+    find()
+    page = open_page(copies="999999")
+    assert "No image" in page.error[0].value.replace("\\", "")
+
+
+def test_filters_show_what_the_query_says_and_write_it(find: Find, component: Component) -> None:
+    find()
+    page = open_page(q="dog is:portrait type:png after:2023-04 before:2023-07")
+    assert page.button_group(key="shape").value == "portrait"
+    assert page.button_group(key="formats").value == ["png"]
+    dates = component(page, "dates")
+    assert dates is not None
+    assert dates["months"][0] == "2023-05"
+    assert sum(dates["counts"]) == 12
+    assert dates["counts"][0] == 1
+    assert (dates["first"], dates["months"][dates["last"]]) == (0, "2023-06")
+    page.button_group(key="shape").set_value("landscape").run()
+    assert param(page, "q") == "dog type:png after:2023-04-01 before:2023-07-01 is:landscape"
+    page.button_group(key="formats").set_value(["png", "webp"]).run()
+    assert "type:png,webp" in param(page, "q")
+    page.button_group(key="formats").set_value([]).run()
+    assert "type:" not in param(page, "q")
+
+
+def test_folders_and_cameras_are_counted_and_chosen(find: Find, gallery: Path) -> None:
+    find()
+    page = open_page(q="dog")
+    folders = page.multiselect(key="folders")
+    rome = str(gallery / "2023" / "rome")
+    assert folders.options == [f"{gallery} (12)", f"{gallery / '2023'} (5)", f"{rome} (5)"]
+    folders.set_value([rome]).run()
+    assert param(page, "q") == f"dog in:{rome}"
+    cameras = page.multiselect(key="cameras")
+    assert cameras.options == ["Imago <script>document.title=1</script> (1)"]
+    cameras.set_value(["Imago <script>document.title=1</script>"]).run()
+    assert param(page, "q") == f'dog in:{rome} camera:"Imago <script>document.title=1</script>"'
+    assert page.multiselect(key="folders").value == [rome]
+
+
+def test_a_query_is_saved_and_proposed(find: Find, component: Component) -> None:
+    find()
+    page = open_page(q="dog is:portrait")
+    page.text_input(key="name_to_save").set_value("tall")
+    next(button for button in page.button if button.label == "Save this query").click().run()
+    field = component(page, "search_bar")
+    assert field is not None
+    assert field["saved"] == [{"name": "tall", "query": "dog is:portrait"}]
+    page.text_input(key="name_to_save").set_value("no name!")
+    next(button for button in page.button if button.label == "Save this query").click().run()
+    field = component(page, "search_bar")
+    assert field is not None
+    assert len(field["saved"]) == 1
+
+
+def test_an_upload_that_is_gone_is_told(use_gallery: Path) -> None:
+    page = open_page(q="upload:0123456789abcdef")
+    assert "uploaded picture is gone" in page.error[0].value
