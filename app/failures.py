@@ -9,7 +9,7 @@ import click
 
 from indexer.errors import LibraryError
 from model.errors import ModelError
-from search.errors import SearchError
+from search.errors import QueryError, SearchError
 
 EXIT_FAILED = 1
 """Nothing could be done; the line on stderr says why and what to do."""
@@ -26,6 +26,9 @@ def explain(error: BaseException) -> str | None:
 
     Typed errors carry their own text: what was wrong, with which value, and what to do.
     """
+    if isinstance(error, QueryError):
+        pointer = error.pointer()
+        return f"{error}\n{pointer}" if pointer else str(error)
     if isinstance(error, (LibraryError, ModelError, SearchError)):
         return str(error)
     if isinstance(error, OSError):

@@ -6,6 +6,7 @@ import json
 import os
 import shlex
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +15,9 @@ import click
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from indexer import FileFailure, IndexSummary, LibraryStatus
-    from search import Hit
+    from indexer import FileFailure, ImageRecord, IndexSummary, LibraryStatus, RootStatus
+    from search import Answer, Hit
+    from search.grouping import DuplicateGroup
 
 FAILURES_SHOWN = 10
 """A summary stays on one screen; `imago status` lists all."""
@@ -38,16 +40,86 @@ def print_notices(notices: Iterable[str]) -> None:
 
 
 def hit_as_dict(hit: Hit) -> dict[str, Any]:
-    """Return the hit's promised fields."""
-    return {"path": str(hit.path), "score": round(hit.score, 6), "id": hit.id}
+    """Return what is known of a hit; `path`, `score` and `id` are promises."""
+    fields: dict[str, Any] = {
+        "path": str(hit.path),
+        "score": round(hit.score, 6),
+        "id": hit.id,
+        "probability": None if hit.probability is None else round(hit.probability, 4),
+        "copies": hit.copies,
+    }
+    if hit.folded:
+        fields["folded"] = list(hit.folded)
+    if hit.why:
+        fields["why"] = [asdict(contribution) for contribution in hit.why]
+    return fields
+
+
+def answer_as_dict(answer: Answer, query: str, library_path: Path) -> dict[str, Any]:
+    """Return an answer with its hits."""
+    return {
+        "query": query,
+        "library": str(library_path),
+        "total": answer.total,
+        "candidates": answer.candidates,
+        "is_cut": answer.is_cut,
+        "hits": [hit_as_dict(hit) for hit in answer.hits],
+    }
 
 
 def print_hits(hits: Sequence[Hit]) -> None:
-    """Print a line a hit, best first: score, two spaces, path."""
-    if not hits:
-        click.echo("imago: the library holds no pictures yet; say: imago index ~/Pictures", err=True)
+    """Print a line a hit, best first: score, two spaces, path; below it what was folded and why it is there."""
     for hit in hits:
         _print_path(f"{hit.score:.4f}  ".encode(), hit.path)
+        if hit.folded:
+            click.echo(f"        and {len(hit.folded):,} near-duplicates")
+        for part in hit.why:
+            click.echo(f"        {part.share:+.2f}  {part.term} ({part.score:.4f})")
+
+
+def explain_no_hits(answer: Answer) -> None:
+    """Say on stderr why there are no hits, and what to do."""
+    if answer.nothing_fits:
+        click.echo("imago: nothing here looks like that; --all shows what comes closest", err=True)
+    elif answer.candidates == 0:
+        click.echo("imago: no picture in the library fits the filters", err=True)
+    else:
+        click.echo("imago: there are no more hits", err=True)
+
+
+def group_as_dict(group: DuplicateGroup) -> dict[str, Any]:
+    """Return a group of pictures that show the same."""
+    return {
+        "kind": group.kind,
+        "best": _member_as_dict(group.best),
+        "others": [
+            _member_as_dict(record) | {"cosine": round(cosine, 6)}
+            for record, cosine in zip(group.others, group.cosines, strict=True)
+        ],
+    }
+
+
+def _member_as_dict(record: ImageRecord) -> dict[str, Any]:
+    return {
+        "id": record.id,
+        "path": str(record.path),
+        "copies": record.copies,
+        "width_pixels": record.width_pixels,
+        "height_pixels": record.height_pixels,
+        "size_bytes": record.size_bytes,
+    }
+
+
+def print_groups(groups: Sequence[DuplicateGroup]) -> None:
+    """Print a paragraph a group: the best copy marked, the others below."""
+    if not groups:
+        click.echo("imago: no such pictures", err=True)
+    for group in groups:
+        for mark, record in [(b"* ", group.best), *((b"  ", record) for record in group.others)]:
+            size = f"  {record.width_pixels} x {record.height_pixels}, {record.size_bytes:,} bytes"
+            copies = f", in {record.copies:,} files" if record.copies > 1 else ""
+            _print_path(mark, record.path, f"{size}{copies}".encode())
+        click.echo()
 
 
 def summary_as_dict(summary: IndexSummary, model: str) -> dict[str, Any]:
@@ -158,18 +230,29 @@ def status_as_dict(status: LibraryStatus, failures: Sequence[FileFailure]) -> di
         "schema_version": status.schema_version,
         "created_at": status.created_at,
         "last_run_at": status.last_run_at,
-        "roots": [
-            {
-                "path": str(root.path),
-                "is_online": root.is_online,
-                "files": root.files,
-                "last_scanned_at": root.last_scanned_at,
-            }
-            for root in status.roots
-        ],
+        "next_model": status.next_model.name if status.next_model else None,
+        "roots": [root_as_dict(root) for root in status.roots],
         "failures": [failure_as_dict(failure) for failure in failures],
         "notices": status.notices,
     }
+
+
+def root_as_dict(root: RootStatus) -> dict[str, Any]:
+    """Return what is known of a folder of the library."""
+    return {
+        "path": str(root.path),
+        "is_online": root.is_online,
+        "files": root.files,
+        "last_scanned_at": root.last_scanned_at,
+    }
+
+
+def print_roots(roots: Sequence[RootStatus]) -> None:
+    """Print a line a folder: number of files, path."""
+    for root in roots:
+        _print_path(
+            f"{root.files:>9,}  ".encode(), root.path, b"" if root.is_online else b"  (not there now)"
+        )
 
 
 def print_status(status: LibraryStatus, failures: Sequence[FileFailure]) -> None:
@@ -188,7 +271,11 @@ def print_status(status: LibraryStatus, failures: Sequence[FileFailure]) -> None
     click.echo(f"failed    {status.failed:,}")
     click.echo(f"on disk   {status.library_bytes / 1e6:,.1f} MB")
     click.echo(f"last run  {status.last_run_at or 'none yet'}")
+    if status.next_model is not None:
+        click.echo(
+            f"moving to {status.next_model.name}; go on with: imago index --model {status.next_model.name}"
+        )
     for root in status.roots:
-        _print_path(b"root      ", root.path, b"" if root.is_online else b"  (not there now)")
+        _print_path(b"folder    ", root.path, b"" if root.is_online else b"  (not there now)")
     print_failures(failures)
     print_notices(status.notices)

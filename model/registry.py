@@ -63,6 +63,8 @@ class Alias:
         languages: The languages whose words it understands.
         licence: Of the weights.
         quality: Published figures.
+        can_say_no: Whether its scores tell pictures that show a thing from those that do not well enough to
+            cut off what does not fit.
     """
 
     name: str
@@ -72,6 +74,7 @@ class Alias:
     languages: str
     licence: str
     quality: tuple[Quality, ...]
+    can_say_no: bool = True
 
 
 _IMAGENET = "ImageNet-1k zero-shot accuracy"
@@ -117,6 +120,7 @@ ALIASES: dict[str, Alias] = {
             languages="English",
             licence="Apache-2.0 (trained on research data)",
             quality=(),
+            can_say_no=False,
         ),
     )
 }

@@ -5,8 +5,9 @@ from __future__ import annotations
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Annotated, Any
 
-from fastapi import APIRouter, Header, Path, Query
+from fastapi import APIRouter, File, Form, Header, Path, Query, UploadFile
 from fastapi.responses import Response
+from pydantic import BaseModel, ConfigDict, Field
 
 from app.api import bodies
 from app.api.metrics import CONTENT_TYPE
@@ -15,21 +16,32 @@ from app.api.problems import ApiError
 from app.api.services import Services  # noqa: TC001  (FastAPI reads the annotation)
 from app.thumbnails import thumbnail
 from search import QueryError
-from search.query import ImagePath, parse
+from search.matching import Order  # noqa: TC001  (Pydantic reads it)
+from search.query import MAXIMUM_CHARACTERS, ImagePath, parse
+from search.query import Query as Parsed
 
 if TYPE_CHECKING:
+    from PIL import Image
+
+    from app.api.services import Toolbox
     from indexer import ImageRecord
     from search import Hit, Library
 
 MAXIMUM_HITS = 1000
+MAXIMUM_MARKED = 100
+"""Of images marked as right or wrong; each is a term of the query."""
 LARGEST_ID = 2**63 - 1
-LONGEST_QUERY = 10_000
-CACHE_SECONDS = 365 * 24 * 3600
+LONGEST_PAGE = 10_000
+"""Characters; the name of a file may be in it."""
+UPLOAD_NAME = "picture"
+_Q_WITH_PICTURE = (
+    f"In the query language of Imago; `upload:{UPLOAD_NAME}` is the picture, in front unless named"
+)
 
+AnyId = Annotated[int, Field(ge=1, le=LARGEST_ID)]
 Count = Annotated[int, Query(ge=1, le=MAXIMUM_HITS, description="How many hits at most")]
 ImageId = Annotated[int, Path(ge=1, le=LARGEST_ID, description="The image's number in this library")]
 IfNoneMatch = Annotated[str | None, Header(description="Entity tags that the client has")]
-QueryText = Annotated[str, Query(max_length=LONGEST_QUERY, description="In the query language of Imago")]
 
 router = APIRouter()
 
@@ -39,10 +51,69 @@ def _problems(*statuses: HTTPStatus) -> dict[int | str, dict[str, Any]]:
     return {status: {"description": status.phrase} for status in statuses}
 
 
+class Options(BaseModel):
+    """How a search is answered."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    k: int = Field(20, ge=1, le=MAXIMUM_HITS, description="How many hits on this page")
+    page: str | None = Field(
+        None,
+        max_length=LONGEST_PAGE,
+        pattern="^[A-Za-z0-9_-]+$",
+        description="`next_page` of the answer before",
+    )
+    all: bool = Field(False, description="Also hits that do not look like the query")
+    order: Order = Field("relevance", description="Of the hits that passed the cut")
+    descending: bool | None = Field(None, description="By default dates and sizes descend, names ascend")
+    fold: bool = Field(False, description="Fold near-duplicates into the best hit of each")
+    explain: bool = Field(False, description="Tell what each term of the query adds to each hit")
+    more_like: list[AnyId] = Field([], max_length=MAXIMUM_MARKED, description="Ids of images that are right")
+    less_like: list[AnyId] = Field([], max_length=MAXIMUM_MARKED, description="Ids of images that are wrong")
+
+
+class Question(Options):
+    """A search by words."""
+
+    q: str = Field(max_length=MAXIMUM_CHARACTERS, description="In the query language of Imago")
+
+
 @router.get("/v1/search", tags=["search"], responses=_problems(HTTPStatus.BAD_REQUEST, HTTPStatus.NOT_FOUND))
-def search(tools: Services, q: QueryText, k: Count = 20) -> bodies.Hits:
-    """Find the images that show what `q` says."""
-    return tools.shelf.ask(lambda library: _hits(library.search(_checked(q), k=k)))
+def search(tools: Services, question: Annotated[Question, Query()]) -> bodies.AnswerBody:
+    """Find the images that a query describes."""
+    return tools.shelf.ask(lambda library: _answer(library, question.q, question))
+
+
+@router.post("/v1/search", tags=["search"], responses=_problems(HTTPStatus.BAD_REQUEST, HTTPStatus.NOT_FOUND))
+def search_by_picture(
+    tools: Services,
+    options: Annotated[Options, Query()],
+    picture: Annotated[UploadFile, File(description="An image file")],
+    q: Annotated[str, Form(max_length=MAXIMUM_CHARACTERS, description=_Q_WITH_PICTURE)] = "",
+) -> bodies.AnswerBody:
+    """Find the images that look like an uploaded one, and, if there are words as well, as the words say."""
+    prefix = "" if f"upload:{UPLOAD_NAME}" in q else f"upload:{UPLOAD_NAME} "
+
+    def ask(library: Library) -> bodies.AnswerBody:
+        image = _decoded(tools, library, picture)
+        try:
+            return _answer(library, prefix + q, options, {UPLOAD_NAME: image})
+        except QueryError as error:
+            if error.column is None:
+                raise
+            raise QueryError(
+                error.reason, query=q, column=error.column - len(prefix), length=error.length
+            ) from error
+
+    return tools.shelf.ask(ask)
+
+
+@router.post("/v1/similar", tags=["search"], responses=_problems(HTTPStatus.BAD_REQUEST))
+def similar_to_picture(
+    tools: Services, picture: Annotated[UploadFile, File(description="An image file")], k: Count = 20
+) -> bodies.Hits:
+    """Find the images that look most like an uploaded one, however much that is."""
+    return tools.shelf.ask(lambda library: _hits(library.similar(_decoded(tools, library, picture), k=k)))
 
 
 @router.get("/v1/images/{image_id}", tags=["images"], responses=_problems(HTTPStatus.NOT_FOUND))
@@ -73,7 +144,9 @@ def image_thumbnail(tools: Services, image_id: ImageId, if_none_match: IfNoneMat
     headers = {"ETag": entity_tag(record), "Cache-Control": "private, no-cache"}
     if _has_it(if_none_match, record):
         return Response(status_code=HTTPStatus.NOT_MODIFIED, headers=headers)
-    data = thumbnail(record.path, record.content_hash, tools.settings.library_path)
+    # A pipe in the file's place would be waited for.
+    is_readable = record.path.is_file() or not record.path.exists()
+    data = thumbnail(record.path, record.content_hash, tools.settings.library_path) if is_readable else None
     if data is None:
         raise ApiError(
             HTTPStatus.GONE,
@@ -127,13 +200,33 @@ async def metrics(tools: Services) -> Response:
     return Response(tools.metrics.text(), headers={"Content-Type": CONTENT_TYPE})
 
 
-def _checked(text: str) -> str:
+def _answer(
+    library: Library, text: str, options: Options, uploads: dict[str, Image.Image] | None = None
+) -> bodies.AnswerBody:
+    answer = library.answer(
+        _checked(text),
+        options.k,
+        all_hits=options.all or None,
+        order=options.order,
+        descending=options.descending,
+        page=options.page,
+        fold=options.fold,
+        explain=options.explain,
+        more_like=options.more_like,
+        less_like=options.less_like,
+        uploads=uploads,
+    )
+    return bodies.answer_body(answer)
+
+
+def _checked(text: str) -> Parsed:
     """A query without paths: they would be read on the server's disk, outside the library.
 
     Raises:
         QueryError: The query names a path, or is none.
     """
-    for term in parse(text).terms:
+    query = parse(text)
+    for term in query.terms:
         if isinstance(term.target, ImagePath):
             raise QueryError(
                 "Paths are not read here, because they would be the server's: upload the picture, or put "
@@ -142,7 +235,12 @@ def _checked(text: str) -> str:
                 column=term.column,
                 length=term.length,
             )
-    return text
+    return query
+
+
+def _decoded(tools: Toolbox, library: Library, picture: UploadFile) -> Image.Image:
+    picture.file.seek(0)  # a question may be put twice
+    return tools.uploads.decode(picture.file, library.encoder.preprocessor)
 
 
 def _hits(found: list[Hit]) -> bodies.Hits:

@@ -15,6 +15,7 @@ from PIL import Image
 
 from app.cli import imago
 from app.failures import run_and_translate
+from model.registry import ALIASES, STARTER_FOLDER
 
 Run = Callable[..., "Outcome"]
 
@@ -54,7 +55,7 @@ def test_index_then_search_then_similar(run: Run, pictures: Path, own_library: P
     hits = found["hits"]
     assert isinstance(hits, list)
     assert len(hits) == 3
-    assert set(hits[0]) == {"path", "score", "id"}
+    assert {"path", "score", "id"} <= set(hits[0])
     assert [hit["score"] for hit in hits] == sorted((hit["score"] for hit in hits), reverse=True)
 
     outside = own_library.parent / "elsewhere.png"
@@ -127,6 +128,79 @@ def test_an_empty_query_is_refused(run: Run, pictures: Path, query: str) -> None
     outcome = run("search", query)
     assert outcome.exit_code == 1
     assert "empty" in outcome.err
+
+
+def test_a_library_moves_to_another_model_only_when_agreed(run: Run, pictures: Path, tmp_path: Path) -> None:
+    run("index", pictures, "--model", "starter")
+    other = tmp_path / "other-model"
+    shutil.copytree(STARTER_FOLDER, other)
+    settings = json.loads((other / "preprocessor_config.json").read_text())
+    (other / "preprocessor_config.json").write_text(json.dumps(settings | {"image_mean": [0.4, 0.4, 0.4]}))
+    refused = run("index", pictures, "--model", other)
+    assert refused.exit_code == 1
+    assert "--yes" in refused.err
+    assert run("status", "--json").json["model"] == "starter"
+    moved = run("index", "--model", other, "--yes")
+    assert moved.exit_code == 0
+    assert run("status", "--json").json["model"] == str(other)
+    assert run("similar", pictures / "3.png", "-n", "1").out.rstrip().endswith("3.png")
+
+
+def test_hits_for_pipes(run: Run, pictures: Path, tmp_path: Path) -> None:
+    run("index", pictures)
+    paths = run("search", "a dog", "--format", "paths").out.splitlines()
+    assert sorted(paths) == sorted(str(path) for path in pictures.iterdir())
+    assert run("search", "a dog", "-0").out == "".join(f"{path}\0" for path in paths)
+    lines = run("search", "a dog", "--format", "jsonl").out.splitlines()
+    assert [json.loads(line)["path"] for line in lines] == paths
+    assert run("search", "a dog", "--format", "csv").out.startswith("path,score,id,")
+    copied = run("search", "a dog", "-n", "2", "--copy-to", tmp_path / "found")
+    assert copied.exit_code == 0
+    assert {path.name for path in (tmp_path / "found").iterdir()} == {Path(path).name for path in paths[:2]}
+
+
+def test_roots_and_forget(run: Run, pictures: Path) -> None:
+    run("index", pictures)
+    assert str(pictures) in run("roots").out
+    assert run("forget", pictures / "0.png", "--json").json == {"files": 1, "images": 1, "will_return": True}
+    assert run("status", "--json").json["images"] == 5
+    assert run("forget", pictures.parent / "elsewhere").exit_code == 1
+    assert (pictures / "0.png").is_file()
+
+
+def test_saved_queries(run: Run, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("IMAGO_QUERIES", str(tmp_path / "queries.json"))
+    run("index", pictures)
+    assert run("save", "pets", "dog + cat").exit_code == 0
+    assert run("saved").out == "@pets  dog + cat\n"
+    assert run("save", "pets", "horse").exit_code == 1
+    both = [run("search", query, "--format", "paths").out for query in ("@pets", "dog + cat")]
+    assert both[0] == both[1] != ""
+    assert run("saved", "--delete", "pets").exit_code == 0
+    assert run("search", "@pets").exit_code == 1
+
+
+def test_models_lists_every_alias(run: Run) -> None:
+    listed = run("models", "--json").json["models"]
+    assert isinstance(listed, list)
+    assert {model["name"] for model in listed} == set(ALIASES)
+    assert next(model for model in listed if model["name"] == "starter")["is_on_disk"]
+    assert all(name in run("models").out for name in ALIASES)
+
+
+def test_an_error_in_a_query_points_at_its_column(run: Run, pictures: Path) -> None:
+    run("index", pictures)
+    outcome = run("search", "dog colour:red")
+    assert outcome.exit_code == 1
+    assert "dog colour:red" in outcome.err
+    assert "    ^" in outcome.err
+
+
+def test_the_api_needs_a_token_beyond_this_machine(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("IMAGO_API_TOKEN", raising=False)
+    outcome = run("serve", "--host", "0.0.0.0")
+    assert outcome.exit_code == 1
+    assert "IMAGO_API_TOKEN" in outcome.err
 
 
 def test_usage_errors_leave_with_2(run: Run) -> None:

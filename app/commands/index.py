@@ -1,0 +1,222 @@
+"""`imago index`: choosing the model, asking before it is changed, the progress bar, Ctrl-C, and the run itself."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from app import output
+from app.failures import EXIT_FAILED, EXIT_INTERRUPTED
+from app.options import FolderPath, json_option, library_option
+from indexer import LibraryReader, default_library_path, display_path
+from indexer.errors import LibraryNotFoundError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from types import FrameType
+
+    from rich.progress import Progress, TaskID
+
+    from indexer import IndexProgress, LibraryStatus
+    from model import Encoder
+
+SECONDS_BETWEEN_LINES = 10.0
+"""How often a run whose stderr is no terminal says where it stands."""
+
+
+@click.command()
+@click.argument("folders", type=FolderPath(), nargs=-1, metavar="[DIR]...")
+@click.option(
+    "--model", metavar="M", help="Alias, hub id or folder of the model.  [default: the library's own]"
+)
+@click.option("--yes", is_flag=True, help="Do not ask before the library is moved to another model.")
+@click.option("--retry-failed", is_flag=True, help="Try again the files that failed before, changed or not.")
+@library_option
+@json_option
+def index(
+    folders: tuple[Path, ...],
+    model: str | None,
+    yes: bool,
+    retry_failed: bool,
+    library_path: Path,
+    as_json: bool,
+) -> None:
+    """Index the pictures of folders, or bring their index up to date.
+
+    Without a DIR, all folders that the library knows are brought up to date. Only new and changed pictures are
+    embedded. Stop it with Ctrl-C at any time; the next run goes on from there.
+    """
+    from indexer import index_folders
+    from indexer.pipeline import check_folders
+    from model import Encoder
+
+    # Before the model is chosen: nobody wants to fetch one for a folder that is misspelt.
+    check_folders(library_path, [os.path.realpath(folder) for folder in folders])
+    status = _status_of(library_path)
+    own_name = status.model.name if status and status.model else None
+    encoder = Encoder.load(model or own_name or _default_model())
+    changes_model = _agree_on_change(library_path, status, encoder, is_agreed=yes)
+    with _stop_on_signal() as should_stop, _progress_display() as show:
+        summary = index_folders(
+            library_path,
+            folders,
+            encoder,
+            retry_failed=retry_failed,
+            change_model=changes_model,
+            progress=show,
+            should_stop=should_stop,
+        )
+    model_name = encoder.identity.name
+    if as_json:
+        output.print_json(output.summary_as_dict(summary, model_name))
+    else:
+        is_default = library_path == default_library_path()
+        output.print_summary(summary, model_name, is_default_library=is_default)
+    if summary.interrupted:
+        raise click.exceptions.Exit(EXIT_INTERRUPTED)
+    if summary.failed and not (summary.indexed or summary.unchanged or summary.moved or summary.restored):
+        raise click.exceptions.Exit(EXIT_FAILED)
+
+
+def _status_of(library_path: Path) -> LibraryStatus | None:
+    try:
+        with LibraryReader.open(library_path) as reader:
+            return reader.status()
+    except LibraryNotFoundError:
+        return None
+
+
+def _agree_on_change(
+    library_path: Path, status: LibraryStatus | None, encoder: Encoder, *, is_agreed: bool
+) -> bool:
+    """Tell what moving a library to another model costs, and ask; False where the model stays the same."""
+    from indexer import predict_model_change
+
+    if status is None or status.model is None or status.model.is_same_model(encoder.identity):
+        return False
+    if status.next_model is not None and status.next_model.is_same_model(encoder.identity):
+        click.echo(f"Going on with the move to {encoder.identity.name}.", err=True)
+        return True
+    prediction = predict_model_change(library_path, encoder)
+    if prediction is None:
+        return False
+    time_left = "" if prediction.seconds is None else f" about {_time(prediction.seconds)} and"
+    click.echo(
+        f"{display_path(library_path)} holds vectors of {prediction.from_model.name}. Moving its "
+        f"{prediction.images:,} pictures to {encoder.identity.name} takes{time_left} "
+        f"{prediction.bytes_needed / 1e6:,.0f} MB. Until it is done, searches answer as before; it can be "
+        "stopped and goes on later.",
+        err=True,
+    )
+    if is_agreed:
+        return True
+    if not sys.stdin.isatty():
+        raise click.ClickException(
+            f"nothing was changed. To move the library to {encoder.identity.name}, say the same with --yes; to "
+            "keep its model, leave --model out; to have both, name another library with --library"
+        )
+    click.confirm("Move it?", abort=True, err=True)
+    return True
+
+
+def _default_model() -> str:
+    from model.registry import resolve_default
+
+    return resolve_default(notify=lambda line: click.echo(line, err=True))
+
+
+@contextmanager
+def _stop_on_signal() -> Iterator[Callable[[], bool]]:
+    """Turn the first SIGINT or SIGTERM into a wish to stop; a second one interrupts."""
+    is_stopping = False
+
+    def request_stop(_number: int, _frame: FrameType | None) -> None:
+        nonlocal is_stopping
+        if is_stopping:
+            raise KeyboardInterrupt
+        is_stopping = True
+        click.echo("\nStopping after the pictures in hand; once more stops at once.", err=True)
+
+    previous = {number: signal.signal(number, request_stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: is_stopping
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _progress_display() -> Iterator[Callable[[IndexProgress], None]]:
+    """Yield a function that shows progress: a bar on a terminal, a line now and then elsewhere."""
+    if not sys.stderr.isatty():
+        yield _lines()
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
+
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TextColumn("{task.fields[left]}"),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("Scanning", total=None, rate="", left="")
+        yield lambda progress: _update(bar, task, progress)
+
+
+def _update(bar: Progress, task: TaskID, progress: IndexProgress) -> None:
+    bar.update(
+        task,
+        description=_describe(progress),
+        completed=progress.done,
+        total=None if progress.phase == "scanning" else progress.total,
+        rate=f"{progress.images_per_second:,.1f} images/s" if progress.images_per_second else "",
+        left=_time_left(progress.seconds_left),
+    )
+
+
+def _describe(progress: IndexProgress) -> str:
+    if progress.phase == "scanning":
+        return f"Scanning, {progress.scanned:,} files"
+    failed = f" ({progress.failed:,} failed)" if progress.failed else ""
+    return f"{progress.phase.capitalize()}{failed}"
+
+
+def _time_left(seconds: float | None) -> str:
+    return "" if seconds is None else f"{_time(seconds)} left"
+
+
+def _time(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def _lines() -> Callable[[IndexProgress], None]:
+    last = time.monotonic()
+
+    def show(progress: IndexProgress) -> None:
+        nonlocal last
+        if time.monotonic() - last < SECONDS_BETWEEN_LINES:
+            return
+        last = time.monotonic()
+        if progress.phase == "scanning":
+            click.echo(_describe(progress), err=True)
+            return
+        click.echo(
+            f"{_describe(progress)}: {progress.done:,} of {progress.total:,}, "
+            f"{progress.images_per_second:,.1f} images/s, {_time_left(progress.seconds_left)}",
+            err=True,
+        )
+
+    return show
