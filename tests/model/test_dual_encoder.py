@@ -245,3 +245,11 @@ def test_wrong_inputs_and_configurations(golden: Callable[[str], Any], towers: P
     settings = {"vision_config": {"model_type": "swin"}, "text_config": {"model_type": "bert"}}
     with pytest.raises(ConfigurationError, match="vision_config: model_type 'swin' is not supported"):
         VisionTextDualEncoderModel.configuration_class.from_dict(settings)
+
+
+@pytest.mark.parametrize("pair", ["clip-bert", "vit-roberta", "dinov2-xlm-roberta"])
+def test_what_the_removed_flax_models_saved(golden: Callable[[str], Any], pair: str) -> None:
+    known = golden(f"dual-pairs/{pair}")
+    model = VisionTextDualEncoderModel.from_pretrained(known.folder.parent.parent / f"flax-{pair}")
+    same = VisionTextDualEncoderModel.from_pretrained(known.folder)
+    jax.tree.map(np.testing.assert_array_equal, nnx.state(model), nnx.state(same))

@@ -34,6 +34,17 @@ def numbers(prefix: str, output: object) -> dict[str, torch.Tensor]:
     return found
 
 
+def gradient_norms(model: torch.nn.Module, loss: torch.Tensor) -> torch.Tensor:
+    """The length of each parameter's gradient, by the parameters' names in alphabetical order."""
+    model.zero_grad()
+    loss.backward()
+    gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
+    unused = torch.zeros(1)
+    return torch.stack(
+        [torch.norm(unused if grad is None else grad) for _, grad in sorted(gradients.items())]
+    )
+
+
 def golden(name: str, model: torch.nn.Module, arrays: dict[str, torch.Tensor]) -> None:
     """Write the checkpoint as Transformers writes it, and inputs and outputs beside it."""
     folder = HERE / name

@@ -11,7 +11,7 @@ whose width the towers' own settings misstate, as those of real checkpoints do.
 """
 
 import torch
-from goldens import golden, numbers, randomise
+from goldens import golden, gradient_norms, numbers, randomise
 from transformers import CLIPConfig, CLIPModel
 
 FIRST = {
@@ -97,6 +97,9 @@ def make(name: str, settings: dict) -> None:
         expected |= numbers("joint_vision", joint.vision_model_output)
         expected["text_features"] = model.get_text_features(**text).pooler_output
         expected["image_features"] = model.get_image_features(**pixels).pooler_output
+    pixels = given["pixel_values"][[0, 1, 0]]
+    loss = model(**text, pixel_values=pixels, return_loss=True).loss
+    expected["gradient_norms"] = gradient_norms(model, loss)
     golden(name, model, given | expected)
 
 

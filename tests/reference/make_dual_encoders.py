@@ -5,7 +5,7 @@ all that comes out of it; dual-pairs has every vision tower with every text towe
 """
 
 import torch
-from goldens import golden, numbers, randomise
+from goldens import golden, gradient_norms, numbers, randomise
 from transformers import (
     BertConfig,
     CLIPTextConfig,
@@ -116,6 +116,8 @@ def make(name: str, vision: PreTrainedConfig, text: PreTrainedConfig) -> None:
                 given[f"{other}_pixel_values"] = torch.randn(2, 3, *size)
                 features = model.get_image_features(given[f"{other}_pixel_values"]).pooler_output
                 expected[f"{other}_image_features"] = features
+    inputs = {key: given[key] for key in ("input_ids", "attention_mask", "pixel_values")}
+    expected["gradient_norm"] = gradient_norms(model, model(**inputs, return_loss=True).loss).norm()
     golden(name, model, given | extra | expected)
 
 

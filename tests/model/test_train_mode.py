@@ -1,0 +1,131 @@
+"""Gradients against PyTorch, dropout only where it was asked for, and every parameter that should move moves."""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from model import CLIPModel, VisionTextDualEncoderModel
+from model.layers import dropout
+from model.weights import export
+
+
+def gradients(
+    model: Any, known: Any, seed: int | None = None, images: slice | list[int] = slice(None)
+) -> Any:
+    """The gradient of the contrastive loss, as a state; with a seed, through dropout."""
+    graph, state = nnx.split(model)
+
+    def loss(state: nnx.State) -> jax.Array:
+        rngs = None if seed is None else nnx.Rngs(dropout=seed)
+        whole = nnx.merge(graph, state)
+        pixels = known["pixel_values"][images]
+        result = whole(known["input_ids"], pixels, known["attention_mask"], return_loss=True, rngs=rngs).loss
+        assert result is not None
+        return result
+
+    return jax.jit(jax.grad(loss))(state)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def quick_compilation() -> Iterator[None]:
+    """Gradients of whole models run once and compile for long; without XLA's optimisations for half as long."""
+    before = jax.config.values["jax_disable_most_optimizations"]
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
+@pytest.mark.parametrize("name", ["clip-first-rules", "clip-later-rules"])
+def test_clip_gradients_are_those_of_pytorch(golden: Callable[[str], Any], name: str) -> None:
+    known = golden(name)
+    model = CLIPModel.from_pretrained(known.folder)
+    nnx.update(model, gradients(model, known, images=[0, 1, 0]))
+    arrays = export(model, model.weights)
+    norms = np.array([np.linalg.norm(arrays[key]) for key in sorted(arrays)])
+    np.testing.assert_allclose(norms, known["gradient_norms"], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["dual-vit-roberta"])
+def test_dual_encoder_gradients_are_those_of_pytorch(golden: Callable[[str], Any], name: str) -> None:
+    known = golden(name)
+    state = gradients(VisionTextDualEncoderModel.from_pretrained(known.folder), known)
+    norm = np.sqrt(sum(np.sum(np.square(leaf)) for leaf in jax.tree.leaves(state)))
+    np.testing.assert_allclose(norm, known["gradient_norm"], rtol=1e-4)
+
+
+def with_dropout(folder: Any, model_class: Any, rate: float) -> Any:
+    """The same weights with every dropout of the configuration at one rate."""
+
+    def changed(config: Any) -> Any:
+        changes: dict[str, Any] = {}
+        for field in dataclasses.fields(config):
+            value = getattr(config, field.name)
+            if dataclasses.is_dataclass(value):
+                changes[field.name] = changed(value)
+            elif "dropout" in field.name or field.name == "drop_path_rate":
+                changes[field.name] = rate
+        return dataclasses.replace(config, **changes)
+
+    given = model_class.from_pretrained(folder)
+    model = model_class(changed(given.config), rngs=None)
+    nnx.update(model, nnx.state(given))
+    return model
+
+
+# A bias of the keys shifts all scores of a row alike, which softmax does not see; the mask token is only carried.
+STILL = ("key.bias", "mask_token")
+
+
+@pytest.mark.parametrize("pair", ["clip-clip", "vit-bert", "dinov2-roberta"])
+def test_one_step_moves_every_parameter(golden: Callable[[str], Any], pair: str) -> None:
+    known = golden(f"dual-pairs/{pair}")
+    model = with_dropout(known.folder, VisionTextDualEncoderModel, 0.1)
+    before = nnx.to_flat_state(nnx.state(model))
+    moves = nnx.to_flat_state(gradients(model, known, seed=1))
+    assert len(before) == len(moves) > 30
+    still = []
+    for (path, parameter), (_, gradient) in zip(before, moves, strict=True):
+        stepped = np.asarray(parameter[...]) - 0.1 * np.asarray(gradient[...])
+        assert np.isfinite(stepped).all()
+        if np.abs(stepped - np.asarray(parameter[...])).max() < 1e-7:
+            still.append(".".join(map(str, path)))
+    assert all(name.endswith(STILL) for name in still), still
+
+
+@pytest.mark.parametrize("pair", ["clip-clip", "vit-bert", "dinov2-roberta"])
+def test_dropout_happens_where_a_call_is_given_rngs(golden: Callable[[str], Any], pair: str) -> None:
+    known = golden(f"dual-pairs/{pair}")
+    model = with_dropout(known.folder, VisionTextDualEncoderModel, 0.4)
+    inputs = (known["input_ids"], known["pixel_values"], known["attention_mask"])
+    exact = model(*inputs)
+    one, again, other = (model(*inputs, rngs=nnx.Rngs(dropout=seed)) for seed in (1, 1, 2))
+    for name in ("text_embeds", "image_embeds"):
+        known.check(exact[name], f"joint_{name}")
+        np.testing.assert_array_equal(one[name], again[name])
+        assert np.abs(np.asarray(one[name]) - np.asarray(other[name])).max() > 1e-3
+        assert np.abs(np.asarray(one[name]) - known[f"joint_{name}"]).max() > 1e-3
+    none = with_dropout(known.folder, VisionTextDualEncoderModel, 0.0)
+    known.check(none(*inputs, rngs=nnx.Rngs(dropout=1)).text_embeds, "joint_text_embeds")
+
+
+def test_dropout_keeps_the_mean() -> None:
+    ones = jnp.ones((100, 100))
+    dropped = np.asarray(dropout(ones, 0.25, nnx.Rngs(dropout=0)))
+    np.testing.assert_allclose(np.unique(dropped), [0, 1 / 0.75], rtol=1e-6)
+    assert abs(dropped.mean() - 1) < 0.02
+    np.testing.assert_array_equal(dropout(ones, 0.25, None), ones)
+
+
+def test_gradients_flow_through_half_precision(golden: Callable[[str], Any]) -> None:
+    known = golden("clip-first-rules")
+    model = CLIPModel.from_pretrained(known.folder, dtype=jnp.bfloat16)
+    state = gradients(model, known, images=[0, 1, 0])
+    assert {leaf.dtype for leaf in jax.tree.leaves(state)} == {jnp.dtype(jnp.float32)}
+    norm = np.sqrt(sum(np.sum(np.square(leaf)) for leaf in jax.tree.leaves(state)))
+    np.testing.assert_allclose(norm, np.linalg.norm(known["gradient_norms"]), rtol=0.02)
