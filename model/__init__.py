@@ -38,6 +38,12 @@ if TYPE_CHECKING:
     from model.roberta import RobertaModel as RobertaModel
     from model.roberta import XLMRobertaConfig as XLMRobertaConfig
     from model.roberta import XLMRobertaModel as XLMRobertaModel
+    from model.siglip import SiglipConfig as SiglipConfig
+    from model.siglip import SiglipModel as SiglipModel
+    from model.siglip import SiglipTextConfig as SiglipTextConfig
+    from model.siglip import SiglipTextModel as SiglipTextModel
+    from model.siglip import SiglipVisionConfig as SiglipVisionConfig
+    from model.siglip import SiglipVisionModel as SiglipVisionModel
     from model.vit import ViTConfig as ViTConfig
     from model.vit import ViTModel as ViTModel
 
@@ -70,6 +76,14 @@ _HOMES = {
     "model.preprocess": ("ImagePreprocessor",),
     "model.registry": ("locate", "resolve_default"),
     "model.roberta": ("RobertaConfig", "RobertaModel", "XLMRobertaConfig", "XLMRobertaModel"),
+    "model.siglip": (
+        "SiglipConfig",
+        "SiglipModel",
+        "SiglipTextConfig",
+        "SiglipTextModel",
+        "SiglipVisionConfig",
+        "SiglipVisionModel",
+    ),
     "model.vit": ("ViTConfig", "ViTModel"),
 }
 
