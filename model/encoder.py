@@ -20,7 +20,7 @@ from model.families import describe, without_labels
 from model.identity import PREPROCESSING_VERSION, ModelIdentity, fingerprint_of_settings
 from model.machine import backend, best_precision
 from model.registry import find_model
-from model.tokenizer import TextTokenizer
+from model.tokenizer import TextCleaning, TextTokenizer, clip_tokenizer
 from model.towers import Tower
 
 if TYPE_CHECKING:
@@ -136,6 +136,13 @@ class Encoder:
             CheckpointError: If the checkpoint has none, or it is damaged.
         """
         description = self._description
+        if description.has_clip_vocabulary and not (description.folder / "tokenizer.json").is_file():
+            return TextTokenizer(
+                clip_tokenizer(lower_case=description.cleaning is not TextCleaning.WEB_CASED),
+                max_length=description.text_length,
+                pad_id=description.pad_id or 0,
+                cleaning=description.cleaning,
+            )
         return TextTokenizer.from_pretrained(
             description.folder,
             max_length=description.text_length,

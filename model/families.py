@@ -19,6 +19,12 @@ from model.checkpoint import (
     read_json,
 )
 from model.errors import CheckpointError, ConfigurationError, UnsupportedCheckpointError
+from model.open_clip_files import (
+    OPEN_CLIP_CONFIG_NAME,
+    OPEN_CLIP_WEIGHTS_NAMES,
+    open_clip_weights,
+    split_open_clip_settings,
+)
 from model.preprocess import ImagePreprocessor
 from model.tokenizer import TextCleaning, read_tokenizer_settings
 
@@ -69,6 +75,7 @@ class CheckpointDescription:
             name in the checkpoint; so a large table can stay in the file.
         pad_id: The id that texts are padded with; None leaves it to the tokenizer's files.
         cleaning: What happens to a text before it is tokenised.
+        has_clip_vocabulary: Whether its tokenizer is OpenAI's CLIP's where the folder holds none.
     """
 
     folder: Path
@@ -86,6 +93,7 @@ class CheckpointDescription:
     embedding_table: str | None = None
     pad_id: int | None = None
     cleaning: TextCleaning = TextCleaning.NONE
+    has_clip_vocabulary: bool = False
 
 
 def describe(folder: Path) -> CheckpointDescription:
@@ -96,6 +104,8 @@ def describe(folder: Path) -> CheckpointDescription:
         UnsupportedCheckpointError: If it is whole, but of an architecture that is not read here.
         ConfigurationError: If its settings contradict each other or are unknown.
     """
+    if _is_open_clip(folder):
+        return _describe_open_clip(folder, read_json(folder / OPEN_CLIP_CONFIG_NAME))
     settings = read_json(folder / CONFIG_NAME)
     kind = settings.get("model_type")
     if kind not in _READERS:
@@ -183,6 +193,69 @@ def _describe_dual_encoder(folder: Path, settings: Mapping[str, Any]) -> Checkpo
         open_weights=partial(open_weights, folder),
         pad_id=pad_id if kind in _ROBERTA_TEXTS else None,
     )
+
+
+def _is_open_clip(folder: Path) -> bool:
+    """Tells whether a folder wears OpenCLIP's dress; one that wears both is read as Transformers'."""
+    if not (folder / OPEN_CLIP_CONFIG_NAME).is_file():
+        return False
+    return not ((folder / CONFIG_NAME).is_file() and _weight_files(folder))
+
+
+def _describe_open_clip(folder: Path, settings: Mapping[str, Any]) -> CheckpointDescription:
+    model, preprocess = split_open_clip_settings(settings)
+    vision, text = model["vision_cfg"], model["text_cfg"]
+    size = vision.get("image_size", 224)
+    height, width = size if isinstance(size, (list, tuple)) and len(size) == 2 else (size, size)
+    sizes = {"height": height, "width": width}
+    # The tower's own size goes before the one in preprocess_cfg, as in OpenCLIP.
+    preprocess = {key: value for key, value in preprocess.items() if key != "size"}
+    has_own_tokenizer = bool(text.get("hf_tokenizer_name"))
+    return CheckpointDescription(
+        folder=folder,
+        settings=settings,
+        text_tower=TowerClass("model.open_clip", "OpenCLIPTextModelWithProjection", "text_embeds"),
+        vision_tower=TowerClass("model.open_clip", "OpenCLIPVisionModelWithProjection", "image_embeds"),
+        dimension=_integer(model, "embed_dim", 512),
+        preprocessor=ImagePreprocessor.from_open_clip_config(
+            preprocess,
+            image_height_pixels=_integer(sizes, "height"),
+            image_width_pixels=_integer(sizes, "width"),
+        ),
+        text_length=_integer(text, "context_length", 77),
+        vocabulary_size=_integer(text, "vocab_size", 49408),
+        weight_files=tuple(folder / name for name in OPEN_CLIP_WEIGHTS_NAMES if (folder / name).is_file())[
+            :1
+        ],
+        open_weights=partial(open_clip_weights, folder),
+        pads_to_full_length=bool(text.get("no_causal_mask")) or text.get("pool_type") == "last",
+        reads_attention_mask=False,
+        # OpenCLIP's own tokenizer pads with 0, others with the token that their files name.
+        pad_id=None if has_own_tokenizer else 0,
+        cleaning=_open_clip_cleaning(
+            text.get("tokenizer_kwargs") or {}, "whitespace" if has_own_tokenizer else "lower"
+        ),
+        has_clip_vocabulary=not has_own_tokenizer,
+    )
+
+
+def _open_clip_cleaning(settings: Mapping[str, Any], default: str) -> TextCleaning:
+    ways = {
+        "lower": TextCleaning.WEB,
+        "whitespace": TextCleaning.WEB_CASED,
+        "canonicalize": TextCleaning.WEB_BARE,
+    }
+    unknown = {key: value for key, value in settings.items() if key != "clean" and value}
+    if unknown:
+        raise ConfigurationError(
+            f"text_cfg.tokenizer_kwargs has settings that are not known here: {unknown}."
+        )
+    clean = settings.get("clean", default)
+    if clean not in ways:
+        raise ConfigurationError(
+            f"text_cfg.tokenizer_kwargs.clean is {clean!r}; known are {', '.join(ways)}."
+        )
+    return ways[clean]
 
 
 _GEMMA_VOCABULARY = 256_000

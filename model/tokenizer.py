@@ -11,6 +11,7 @@ length such that the closing token stays.
 
 from __future__ import annotations
 
+import gzip
 import html
 import json
 import string
@@ -61,7 +62,7 @@ class TextCleaning(StrEnum):
     """Lower case, without ASCII punctuation, white space trimmed: SigLIP."""
 
     WEB_BARE = "web-bare"
-    """As `WEB`, then as `BARE`."""
+    """As `WEB`, then as `BARE`, except that underscores separate words."""
 
 
 @dataclass(frozen=True)
@@ -208,6 +209,8 @@ def clean_text(text: str, cleaning: TextCleaning) -> str:
         import ftfy
 
         text = " ".join(html.unescape(html.unescape(ftfy.fix_text(text))).split())
+    if cleaning is TextCleaning.WEB_BARE:
+        text = text.replace("_", " ")
     if cleaning in {TextCleaning.BARE, TextCleaning.WEB_BARE}:
         text = " ".join(text.lower().translate(_NO_PUNCTUATION).split())
     if cleaning in {TextCleaning.LOWER, TextCleaning.WEB}:
@@ -238,6 +241,62 @@ def load_tokenizer(folder: Path) -> Tokenizer:
             f"checkpoint came from."
         )
     return _load_through_transformers(folder)
+
+
+def clip_tokenizer(*, lower_case: bool = True) -> Tokenizer:
+    """Builds the tokenizer of OpenAI's CLIP, which OpenCLIP checkpoints do without a file of.
+
+    Its 49,408 tokens follow from its merges (MIT licence, https://github.com/openai/CLIP): the 256 bytes,
+    the same at the end of a word, what each merge makes, and two tokens that open and close a text.
+
+    Args:
+        lower_case: Whether capitals become small, as in all checkpoints but those that say otherwise.
+    """
+    from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
+
+    packed = (Path(__file__).parent / "vocabulary" / "clip_merges.txt.gz").read_bytes()
+    lines = gzip.decompress(packed).decode("utf-8").splitlines()
+    merges = [(left, right) for left, _, right in (line.partition(" ") for line in lines)]
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet(), key=_byte_order)
+    begin, end = "<|startoftext|>", "<|endoftext|>"
+    tokens = [
+        *letters,
+        *(f"{letter}</w>" for letter in letters),
+        *("".join(merge) for merge in merges),
+        begin,
+        end,
+    ]
+    vocabulary = {token: number for number, token in enumerate(tokens)}
+    tokenizer = Tokenizer(
+        models.BPE(vocabulary, merges, unk_token=end, continuing_subword_prefix="", end_of_word_suffix="</w>")
+    )
+    tokenizer.add_special_tokens(
+        [AddedToken(token, special=True, normalized=False) for token in (begin, end)]
+    )
+    tokenizer.normalizer = normalizers.Sequence(
+        [
+            normalizers.NFC(),
+            normalizers.Replace(Regex(r"\s+"), " "),
+            *([normalizers.Lowercase()] if lower_case else []),
+        ]
+    )
+    words = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(words), behavior="removed", invert=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False),
+        ]
+    )
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{begin} $A {end}",
+        special_tokens=[(begin, vocabulary[begin]), (end, vocabulary[end])],
+    )
+    return tokenizer
+
+
+def _byte_order(letter: str) -> tuple[bool, int]:
+    """Sorts the letters that stand for bytes as CLIP does: those that stand for themselves come first."""
+    return ord(letter) >= 256, ord(letter)
 
 
 def _load_through_transformers(folder: Path) -> Tokenizer:
