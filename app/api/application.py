@@ -12,6 +12,7 @@ from fastapi.openapi.utils import get_openapi
 from fastapi.responses import HTMLResponse, RedirectResponse
 
 from app.api import page, problems
+from app.api.duplicates import DuplicateFinder
 from app.api.guard import OPEN_PATHS, Guard
 from app.api.metrics import Measured, Metrics
 from app.api.routes import router
@@ -56,7 +57,13 @@ def create_api(settings: ApiSettings, load_encoder: Callable[[str], Encoder] | N
     metrics = Metrics()
     shelf = Shelf(settings.library_path, metrics, load_encoder)
     shelf.warm_up()
-    toolbox = Toolbox(settings=settings, shelf=shelf, uploads=UploadDecoder(settings), metrics=metrics)
+    toolbox = Toolbox(
+        settings=settings,
+        shelf=shelf,
+        uploads=UploadDecoder(settings),
+        duplicates=DuplicateFinder(shelf),
+        metrics=metrics,
+    )
 
     @asynccontextmanager
     async def lifespan(_api: FastAPI) -> AsyncIterator[None]:

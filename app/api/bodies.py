@@ -7,11 +7,25 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, Field
 
+from search.grouping import Kind  # noqa: TC001  (Pydantic reads it)
+from search.query import format_query
+
 if TYPE_CHECKING:
     from pathlib import Path
 
     from indexer import FileFailure, ImageRecord, LibraryStatus
     from search import Hit
+    from search.grouping import DuplicateGroup
+    from search.library import Answer
+
+
+class Why(BaseModel):
+    """What one term of the query adds to a hit."""
+
+    term: str
+    weight: float
+    score: float = Field(description="Cosine between the term alone and the image")
+    share: float = Field(description="Weight times standard deviations above the library's mean for the term")
 
 
 class HitBody(BaseModel):
@@ -19,13 +33,35 @@ class HitBody(BaseModel):
 
     id: int = Field(description="The image's number in this library; stays the same while its content does")
     score: float = Field(description="Cosine between query and image; compare it within one query only")
+    probability: float | None = Field(
+        description="That the image is there because of the query and not by chance; null where it cannot be told"
+    )
     path: str = Field(description="Where a copy of it lies on the server's disk")
+    copies: int = Field(description="How many files hold exactly this image")
+    folded: list[int] = Field(description="Ids of near-duplicates that were folded into this hit, best first")
+    why: list[Why] = Field(description="What each term adds; empty unless asked for")
 
 
 class Hits(BaseModel):
-    """What a query found, best first."""
+    """Images that are alike, best first."""
 
     hits: list[HitBody]
+
+
+class AnswerBody(BaseModel):
+    """One page of what a query found, in the order asked for."""
+
+    query: str = Field(description="The query in its plainest form, saved queries put in")
+    hits: list[HitBody]
+    total: int = Field(description="Hits on all pages, folded near-duplicates not counted")
+    candidates: int = Field(description="Images that fit the filters")
+    nothing_fits: bool = Field(description="Images were looked at, and none of them looks like the query")
+    next_page: str | None = Field(
+        description="Send it as `page` for the hits that follow; null after the last"
+    )
+    closest: list[HitBody] = Field(
+        description="Where nothing fits, the images that come closest all the same"
+    )
 
 
 class ImageBody(BaseModel):
@@ -48,6 +84,26 @@ class ImageBody(BaseModel):
     copies: int = Field(description="How many files hold this content")
     is_offline: bool = Field(description="Whether no copy was on a disk that was there in the last run")
     content_hash: str = Field(description="SHA-256 of the file's bytes, hexadecimal")
+
+
+class GroupBody(BaseModel):
+    """Images that show one picture."""
+
+    kind: Kind = Field(
+        description="exact: the same bytes; near: re-encoded, resized or of one burst; similar: alike"
+    )
+    best: ImageBody = Field(description="The copy to keep if only one is kept: most pixels, then most bytes")
+    others: list[ImageBody] = Field(
+        description="The rest, most alike first; empty for exact copies of one image"
+    )
+    cosines: list[float] = Field(description="Of each of the others with the best")
+
+
+class Groups(BaseModel):
+    """Groups of duplicates, the largest first."""
+
+    total: int = Field(description="Groups there are")
+    groups: list[GroupBody]
 
 
 class ModelBody(BaseModel):
@@ -110,13 +166,53 @@ def text(path: Path) -> str:
 
 def hit_body(hit: Hit) -> HitBody:
     """Return a hit as it is sent."""
-    return HitBody(id=hit.id, score=round(hit.score, 6), path=text(hit.path))
+    return HitBody(
+        id=hit.id,
+        score=round(hit.score, 6),
+        probability=None if hit.probability is None else round(hit.probability, 6),
+        path=text(hit.path),
+        copies=hit.copies,
+        folded=list(hit.folded),
+        why=[
+            Why(term=each.term, weight=each.weight, score=round(each.score, 6), share=round(each.share, 6))
+            for each in hit.why
+        ],
+    )
+
+
+def answer_body(answer: Answer) -> AnswerBody:
+    """Return a page of hits as it is sent."""
+    return AnswerBody(
+        query=format_query(answer.query),
+        hits=[hit_body(hit) for hit in answer.hits],
+        total=answer.total,
+        candidates=answer.candidates,
+        nothing_fits=answer.nothing_fits,
+        next_page=answer.next_page,
+        closest=[hit_body(hit) for hit in answer.closest],
+    )
 
 
 def image_body(record: ImageRecord) -> ImageBody:
     """Return an image's details as they are sent."""
     fields = {name: getattr(record, name) for name in ImageBody.model_fields if name != "path"}
     return ImageBody(path=text(record.path), **fields)
+
+
+def groups_body(groups: list[DuplicateGroup], offset: int, k: int) -> Groups:
+    """Return some of the groups as they are sent."""
+    return Groups(
+        total=len(groups),
+        groups=[
+            GroupBody(
+                kind=group.kind,
+                best=image_body(group.best),
+                others=[image_body(record) for record in group.others],
+                cosines=[round(cosine, 6) for cosine in group.cosines],
+            )
+            for group in groups[offset : offset + k]
+        ],
+    )
 
 
 def status_body(status: LibraryStatus, failures: list[FileFailure]) -> StatusBody:

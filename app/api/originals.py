@@ -66,36 +66,35 @@ def entity_tag(record: ImageRecord) -> str:
 
 
 def _open_unchanged(record: ImageRecord) -> IO[bytes]:
+    # Not blocking, should the file have become a pipe that nobody writes.
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
     try:
-        # Not blocking, should the file have become a pipe that nobody writes.
-        descriptor = os.open(
-            record.path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-        )
+        descriptor = os.open(record.path, flags)
     except FileNotFoundError:
         raise _gone("The file is no longer where it was indexed") from None
     except OSError as error:
         raise _gone(f"The file cannot be read ({error.strerror or error})") from None
-    file = os.fdopen(descriptor, "rb", buffering=0)
     try:
-        is_unchanged = _has_content(file, record)
+        status = os.fstat(descriptor)
+        is_file = stat.S_ISREG(status.st_mode)
+        is_unchanged = (
+            is_file and status.st_size == record.size_bytes and _hash(descriptor) == record.content_hash
+        )
+        if is_unchanged:
+            os.lseek(descriptor, 0, os.SEEK_SET)
+            return os.fdopen(descriptor, "rb", buffering=0)
     except BaseException:
-        file.close()
+        os.close(descriptor)
         raise
-    if not is_unchanged:
-        file.close()
-        raise _gone("The file has changed since it was indexed")
-    file.seek(0)
-    return file
+    os.close(descriptor)
+    raise _gone("The file has changed since it was indexed")
 
 
-def _has_content(file: IO[bytes], record: ImageRecord) -> bool:
-    status = os.fstat(file.fileno())
-    if not stat.S_ISREG(status.st_mode) or status.st_size != record.size_bytes:
-        return False
+def _hash(descriptor: int) -> str:
     digest = hashlib.sha256()
-    while block := file.read(_BLOCK_BYTES):
+    while block := os.read(descriptor, _BLOCK_BYTES):
         digest.update(block)
-    return digest.hexdigest() == record.content_hash
+    return digest.hexdigest()
 
 
 def _gone(reason: str) -> ApiError:

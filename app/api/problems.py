@@ -13,6 +13,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
+from starlette.routing import compile_path
 
 from indexer.errors import ImageGoneError, LibraryError
 from model.errors import ModelError
@@ -57,8 +58,10 @@ class Problem(BaseModel):
 class ApiError(HTTPException):
     """A refusal of the API's own, with the problem's code."""
 
-    def __init__(self, status: HTTPStatus, code: str, detail: str) -> None:
-        super().__init__(status, detail)
+    def __init__(
+        self, status: HTTPStatus, code: str, detail: str, *, headers: Mapping[str, str] | None = None
+    ) -> None:
+        super().__init__(status, detail, headers)
         self.code = code
 
 
@@ -126,15 +129,19 @@ def install(api: FastAPI) -> None:
         detail = "; ".join(f"{one.where}: {one.message}" for one in errors)
         return problem(HTTPStatus.UNPROCESSABLE_ENTITY, "bad_parameters", _line(detail), errors=errors)
 
-    async def http(_request: Request, error: Exception) -> Response:
+    async def http(request: Request, error: Exception) -> Response:
         if not isinstance(error, HTTPException):
             raise error
         if isinstance(error, ApiError):
-            return problem(error.status_code, error.code, _line(error.detail))
+            return problem(error.status_code, error.code, _line(error.detail), headers=error.headers)
         status = HTTPStatus(error.status_code)
         code = title(status).lower().replace(" ", "_")
         detail = _HTTP_DETAILS.get(status) or _line(str(error.detail))
-        return problem(status, code, detail, headers=error.headers)
+        headers = dict(error.headers or {})
+        if status == HTTPStatus.METHOD_NOT_ALLOWED:
+            # Two functions that share a path know only their own method.
+            headers["Allow"] = ", ".join(_methods(api, request.scope["path"])) or headers.get("Allow", "GET")
+        return problem(status, code, detail, headers=headers)
 
     async def defect(request: Request, error: Exception) -> Response:
         # Starlette raises it again after the response, so the server's log has the traceback; the client
@@ -152,6 +159,16 @@ def install(api: FastAPI) -> None:
     api.add_exception_handler(RequestValidationError, invalid)
     api.add_exception_handler(HTTPException, http)
     api.add_exception_handler(Exception, defect)
+
+
+def _methods(api: FastAPI, path: str) -> list[str]:
+    """The methods that a path answers, as the description lists them."""
+    return sorted(
+        method.upper()
+        for template, operations in api.openapi()["paths"].items()
+        if compile_path(template)[0].match(path)
+        for method in operations
+    )
 
 
 def _line(text: str) -> str:

@@ -16,6 +16,7 @@ from app.api.problems import ApiError
 from app.api.services import Services  # noqa: TC001  (FastAPI reads the annotation)
 from app.thumbnails import thumbnail
 from search import QueryError
+from search.grouping import Kind  # noqa: TC001  (FastAPI reads it)
 from search.matching import Order  # noqa: TC001  (Pydantic reads it)
 from search.query import MAXIMUM_CHARACTERS, ImagePath, parse
 from search.query import Query as Parsed
@@ -172,6 +173,20 @@ def image_original(tools: Services, image_id: ImageId, if_none_match: IfNoneMatc
     if _has_it(if_none_match, record):
         return Response(status_code=HTTPStatus.NOT_MODIFIED, headers={"ETag": entity_tag(record)})
     return original(record)
+
+
+@router.get("/v1/duplicates", tags=["search"])
+def duplicates(
+    tools: Services,
+    kind: Annotated[Kind, Query(description="exact, near or similar")] = "near",
+    k: Count = 20,
+    offset: Annotated[int, Query(ge=0, le=LARGEST_ID, description="How many groups to skip")] = 0,
+) -> bodies.Groups:
+    """Groups of images that show one picture, the largest first. Nothing is ever deleted.
+
+    In a large library they take minutes to find; the answer is 503 with Retry-After until they are.
+    """
+    return bodies.groups_body(tools.duplicates.groups(kind), offset, k)
 
 
 @router.get("/v1/status", tags=["server"])

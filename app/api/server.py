@@ -20,6 +20,8 @@ _KEEP_ALIVE_SECONDS = 20
 _CONNECTIONS = 512
 """More at the same time are answered 503 at once instead of slowly."""
 _BACKLOG = 1024
+_REQUEST_LINE_BYTES = 256 << 10
+"""The longest query there may be, each of its characters written as twelve."""
 
 
 def serve(settings: ApiSettings, notify: Callable[[str], None]) -> None:
@@ -48,6 +50,8 @@ def serve(settings: ApiSettings, notify: Callable[[str], None]) -> None:
             limit_concurrency=_CONNECTIONS,
             lifespan="on",
             ws="none",
+            http="h11",
+            h11_max_incomplete_event_size=_REQUEST_LINE_BYTES,
         )
         port = listening.getsockname()[1]
         host = f"[{settings.host}]" if ":" in settings.host else settings.host

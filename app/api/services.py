@@ -9,6 +9,7 @@ from fastapi import Depends
 from starlette.requests import Request  # noqa: TC002  (FastAPI reads the annotation)
 
 if TYPE_CHECKING:
+    from app.api.duplicates import DuplicateFinder
     from app.api.metrics import Metrics
     from app.api.settings import ApiSettings
     from app.api.shelf import Shelf
@@ -22,6 +23,7 @@ class Toolbox:
     settings: ApiSettings
     shelf: Shelf
     uploads: UploadDecoder
+    duplicates: DuplicateFinder
     metrics: Metrics
 
 

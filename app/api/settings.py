@@ -48,7 +48,7 @@ class ApiSettings:
     upload_seconds: float = 60.0
     decode_seconds: float = 20.0
     worker_threads: int = 16
-    shutdown_seconds: int = 10
+    shutdown_seconds: int = 30
 
     def __post_init__(self) -> None:
         """Refuse what would serve a person's pictures to strangers.

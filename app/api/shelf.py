@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, TypeVar
 
 from app.api.batching import BatchingEncoder
 from indexer import LibraryReader
-from indexer.errors import LibraryError
-from search import Library
+from indexer.errors import LibraryError, ModelMismatchError
+from model.errors import ModelError
+from search import Library, SearchError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
     from app.api.metrics import Metrics
     from model import Encoder, ModelIdentity
+    from search.library import QueryEncoder
 
     Answer = TypeVar("Answer")
 
@@ -56,6 +58,11 @@ class Shelf:
         self._library = self._open(None)
         self._folder = self._folder_identity()
 
+    @property
+    def version(self) -> int:
+        """Grows whenever the library has changed; looks for that."""
+        return self._current()[1]
+
     def close(self) -> None:
         """Let go of everything; no request may be under way."""
         with self._lock:
@@ -63,13 +70,11 @@ class Shelf:
                 library.close()
 
     def warm_up(self) -> None:
-        """Load and compile what the first query would wait for."""
+        """Load, compile and measure what the first queries would wait for."""
         library = self._library
         if library.reader.model is not None:
-            # One text and several are two programs.
-            library.encoder.encode_texts(["warm up"])
-            library.encoder.encode_texts(["one", "two"])
-            library.reader.nearest(library.encoder.encode_texts(["warm up"]), 1)
+            library.encoder.encode_texts(["one", "two"])  # a batch is another program than a single text
+            library.search("three", k=1)
 
     def ask(self, question: Callable[[Library], Answer]) -> Answer:
         """Put a question to the library as it is now.
@@ -96,12 +101,15 @@ class Shelf:
 
     def _look(self) -> None:
         folder = self._folder_identity()
+        model = self._library.reader.model
         if folder == self._folder:
-            model = self._library.reader.model
-            if not self._library.reader.refresh():
-                return
+            try:
+                has_changed = self._library.refresh()
+            except ModelMismatchError:
+                has_changed = True
             if self._library.reader.model == model:
-                self._changed()
+                if has_changed:
+                    self._changed()
                 return
         library = self._open(self._library)
         # Requests under way may still use the old one.
@@ -121,10 +129,12 @@ class Shelf:
         self._metrics.images.set(len(library.reader))
         return library
 
-    def _encoder(self, identity: ModelIdentity, previous: Library | None) -> Encoder:
+    def _encoder(self, identity: ModelIdentity, previous: Library | None) -> QueryEncoder:
         """A batching front of the library's model; the one in memory where it is the same."""
-        if previous is not None and previous.reader.model is not None:
-            with suppress(Exception):  # the old one may be unusable, which is why there is a new one
+        if previous is not None:
+            with suppress(
+                LibraryError, ModelError, SearchError
+            ):  # the old one may have none, or a broken one
                 if previous.encoder.identity.is_same_model(identity):
                     return previous.encoder
         load = self._load_encoder
@@ -132,8 +142,7 @@ class Shelf:
             from model import Encoder
 
             load = Encoder.load
-        front: Encoder = BatchingEncoder(load(identity.name), self._metrics.texts.observe)  # type: ignore[assignment]
-        return front
+        return BatchingEncoder(load(identity.name), self._metrics.texts.observe)
 
     def _folder_identity(self) -> tuple[int, int] | None:
         try:

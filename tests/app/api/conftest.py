@@ -1,5 +1,8 @@
 """A small library, a served one, and clients for it."""
 
+import re
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -70,6 +73,53 @@ def connect(starter: Encoder) -> Iterator[Callable[..., TestClient]]:
 def client(indexed: tuple[Path, Path], connect: Callable[..., TestClient]) -> TestClient:
     """A client of the library that all tests share."""
     return connect(indexed[0])
+
+
+PROGRAM = """
+import sys
+from pathlib import Path
+from app.api.server import serve
+from app.api.settings import ApiSettings
+serve(ApiSettings(Path(sys.argv[1]), port=0, shutdown_seconds=120), lambda line: print(line, flush=True))
+print("ended in order", flush=True)
+"""
+
+
+class Server:
+    """The API in a process of its own, on a free port."""
+
+    def __init__(self, library: Path) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", PROGRAM, str(library)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        assert self.process.stdout is not None
+        first = self.process.stdout.readline()
+        found = re.search(r"http://127\.0\.0\.1:\d+", first)
+        assert found is not None, first + self.process.stdout.read()
+        self.url = found.group()
+
+    def __enter__(self) -> "Server":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.kill()
+        self.process.communicate()
+
+
+@pytest.fixture(scope="session")
+def server(indexed: tuple[Path, Path]) -> Iterator[Server]:
+    """A server of the library that all tests share."""
+    with Server(indexed[0]) as server:
+        yield server
+
+
+@pytest.fixture
+def start_server() -> type[Server]:
+    """Return what starts another server; use it as a context manager."""
+    return Server
 
 
 class CountingEncoder:
