@@ -75,9 +75,11 @@ class ColourEncoder:
                     vectors[row, list(COLOURS).index(word)] += 1
                 else:
                     seed = int.from_bytes(hashlib.sha256(word.encode()).digest()[:4])
-                    vectors[row] += 0.1 * np.random.default_rng(seed).normal(size=DIMENSION).astype(
-                        np.float32
-                    )
+                    # A little of every colour, as with real models, and most of it elsewhere.
+                    noise = np.random.default_rng(seed).normal(size=DIMENSION).astype(np.float32)
+                    noise[: len(COLOURS)] *= 0.5
+                    noise[-1] = 0
+                    vectors[row] += 0.1 * noise
         return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 

@@ -67,6 +67,13 @@ def test_no_ranks() -> None:
 EXPECTED = [Caption("a.jpg", 'a "red" car', "test"), Caption("b/c.jpg", "two, or three dogs", "train")]
 
 
+JSON_LINES = """\
+{"file": "a.jpg", "caption": "a \\"red\\" car", "split": "test"}
+
+{"image": "b/c.jpg", "captions": ["two, or three dogs"], "split": "train"}
+"""
+
+
 @pytest.mark.parametrize(
     ("name", "text"),
     [
@@ -81,8 +88,7 @@ EXPECTED = [Caption("a.jpg", 'a "red" car', "test"), Caption("b/c.jpg", "two, or
         ),
         (
             "c.jsonl",
-            '{"file": "a.jpg", "caption": "a \\"red\\" car", "split": "test"}\n\n'
-            + '{"image": "b/c.jpg", "captions": ["two, or three dogs"], "split": "train"}\n',
+            JSON_LINES,
         ),
     ],
 )
