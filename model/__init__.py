@@ -31,6 +31,10 @@ if TYPE_CHECKING:
     from model.errors import UnsupportedCheckpointError as UnsupportedCheckpointError
     from model.errors import UntrainedWeightsWarning as UntrainedWeightsWarning
     from model.identity import ModelIdentity as ModelIdentity
+    from model.open_clip import OpenCLIPConfig as OpenCLIPConfig
+    from model.open_clip import OpenCLIPModel as OpenCLIPModel
+    from model.open_clip import OpenCLIPTextModelWithProjection as OpenCLIPTextModelWithProjection
+    from model.open_clip import OpenCLIPVisionModelWithProjection as OpenCLIPVisionModelWithProjection
     from model.preprocess import ImagePreprocessor as ImagePreprocessor
     from model.registry import locate as locate
     from model.registry import resolve_default as resolve_default
@@ -73,6 +77,12 @@ _HOMES = {
         "UntrainedWeightsWarning",
     ),
     "model.identity": ("ModelIdentity",),
+    "model.open_clip": (
+        "OpenCLIPConfig",
+        "OpenCLIPModel",
+        "OpenCLIPTextModelWithProjection",
+        "OpenCLIPVisionModelWithProjection",
+    ),
     "model.preprocess": ("ImagePreprocessor",),
     "model.registry": ("locate", "resolve_default"),
     "model.roberta": ("RobertaConfig", "RobertaModel", "XLMRobertaConfig", "XLMRobertaModel"),

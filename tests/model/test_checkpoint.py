@@ -331,6 +331,12 @@ def test_configuration_of_another_architecture(folder: Path) -> None:
         CLIPModel.from_pretrained(folder)
 
 
+def test_openclips_layout_is_named_with_the_class_that_reads_it(folder: Path) -> None:
+    (folder / "config.json").rename(folder / "open_clip_config.json")
+    with pytest.raises(UnsupportedCheckpointError, match="laid out by OpenCLIP.*use OpenCLIPModel"):
+        CLIPModel.from_pretrained(folder)
+
+
 def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(ModelNotFoundError, match="no-such-folder"):
         CLIPModel.from_pretrained(tmp_path / "no-such-folder")

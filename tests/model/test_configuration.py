@@ -150,7 +150,7 @@ def test_round_trip_through_json(golden: Callable[[str], Any]) -> None:
 @pytest.mark.parametrize(
     ("config", "settings", "message"),
     [
-        (CLIPTextConfig, {"hidden_act": "swish"}, "unknown activation 'swish': known are gelu, "),
+        (CLIPTextConfig, {"hidden_act": "snake"}, "unknown activation 'snake': known are gelu, "),
         (CLIPTextConfig, {"rope_theta": 1, "window": 2}, r"unknown: rope_theta = 1, window = 2 \(known: "),
         (CLIPConfig, {"text_config": {"rope_theta": 1}}, "settings of CLIPTextConfig: unknown: rope_theta"),
         (CLIPConfig, {"logit_bias": 1}, "settings of CLIPConfig: unknown: logit_bias = 1"),
