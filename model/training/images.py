@@ -111,7 +111,9 @@ def crop_box(
     # A long strip has no crop of that area: keep the proportions and take the largest that fits.
     shrink = min(1.0, width / crop_width, height / crop_height)
     crop_width, crop_height = crop_width * shrink, crop_height * shrink
-    left, top = (width - crop_width) * draws[2], (height - crop_height) * draws[3]
+    # What does not fit may be a rounding error wide, and Pillow takes no box that begins before 0.
+    left = max(0.0, (width - crop_width) * draws[2])
+    top = max(0.0, (height - crop_height) * draws[3])
     return left, top, min(left + crop_width, width), min(top + crop_height, height)
 
 

@@ -43,7 +43,6 @@ class Pairs:
 
     def fits(self) -> jax.Array:
         """int32 (images, texts): +1, -1 or 0, as the module's docstring says."""
-
         positive = jnp.any(self.image_terms[:, None, :] == self.text_term[None, :, None], axis=2)
         narrower = jnp.any(
             self.image_names[:, None, :, None] == self.text_broader[None, :, None, :], axis=(2, 3)

@@ -159,32 +159,35 @@ class Plan:
         return self.scales[trained_name.removesuffix(_DOWN).removesuffix(_UP)]
 
 
-def schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
-    """The learning rate of each step: from 0 up over the warm-up, then down a half cosine."""
+def learning_rate(config: OptimizerConfig, step: int, steps: int) -> float:
+    """The learning rate of one step: from nearly 0 up over the warm-up, then down a half cosine.
+
+    Args:
+        config: its highest value and its shape.
+        step: counted from 0.
+        steps: of the whole run.
+    """
     warmup = min(round(config.warmup * steps), steps - 1)
-    return optax.warmup_cosine_decay_schedule(
-        init_value=config.learning_rate / (warmup + 1),
-        peak_value=config.learning_rate,
-        warmup_steps=warmup,
-        decay_steps=max(steps, warmup + 1),
-        end_value=config.learning_rate * config.final_learning_rate,
-    )
+    if step < warmup:
+        return config.learning_rate * (step + 1) / (warmup + 1)
+    fall = 0.5 * (1 + math.cos(math.pi * (step - warmup) / (steps - warmup)))
+    return config.learning_rate * (config.final_learning_rate + (1 - config.final_learning_rate) * fall)
 
 
-def optimizer(config: OptimizerConfig, plan: Plan, steps: int) -> optax.GradientTransformation:
-    """AdamW (Loshchilov and Hutter 2019) with clipping, and a learning rate for each parameter."""
+def optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
+    """AdamW (Loshchilov and Hutter 2019) with clipping, up to the learning rate, which `follow` brings in."""
 
     def matrices(parameters: Parameters) -> dict[str, bool]:
         return {name: value.ndim >= 2 for name, value in parameters.items()}
-
-    def scale(updates: Any, state: optax.EmptyState, _parameters: Any = None) -> tuple[Any, optax.EmptyState]:
-        return {name: update * plan.scale_of(name) for name, update in updates.items()}, state
 
     clip = [] if config.clip_norm is None else [optax.clip_by_global_norm(config.clip_norm)]
     return optax.chain(
         *clip,
         optax.scale_by_adam(config.beta1, config.beta2, config.epsilon),
         optax.add_decayed_weights(config.weight_decay, mask=matrices),
-        optax.scale_by_learning_rate(schedule(config, steps)),
-        optax.GradientTransformation(lambda _: optax.EmptyState(), scale),
     )
+
+
+def follow(trained: Parameters, updates: Parameters, rate: jax.Array, plan: Plan) -> Parameters:
+    """Take a step: each parameter minus its update times the learning rate times the parameter's own factor."""
+    return {name: value - rate * plan.scale_of(name) * updates[name] for name, value in trained.items()}

@@ -29,7 +29,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jax
-import numpy as np
 from filelock import FileLock, Timeout
 
 from model.cache import keep_compiled_code
@@ -38,7 +37,7 @@ from model.training.checkpoints import Checkpoints
 from model.training.errors import ResumeError, TrainingDivergedError, TrainingError
 from model.training.evaluation import overall, score
 from model.training.journal import Journal
-from model.training.parameters import schedule
+from model.training.parameters import learning_rate
 from model.training.result import (
     CARD_NAME,
     CURVE_NAME,
@@ -59,7 +58,7 @@ if TYPE_CHECKING:
     from model.training.config import TrainingConfig
     from model.training.parameters import Parameters
     from model.training.setup import Prepared
-    from model.training.step import Measured, State, Trainer
+    from model.training.step import Measured, State
 
 WORK_FOLDER = "training"
 
@@ -277,8 +276,7 @@ class _Run:
             self._steps: int = known["steps"] if known is not None and resumes else self._count_steps()
             if not resumes:
                 self._write_run()
-            trainer = self._prepared.trainer(self._steps)
-            state = trainer.start(self._prepared.parameters)
+            state = self._prepared.trainer.start(self._prepared.parameters)
             resumed_from = None
             if resumes:
                 state, remembered = checkpoints.restore(state)
@@ -292,10 +290,10 @@ class _Run:
                 "start", step=resumed_from or 0, steps=self._steps, settings=self._config.to_dict()
             )
             self._tell_beforehand(resumed_from)
-            state = self._train(state, trainer, checkpoints)
+            state = self._train(state, checkpoints)
             finished = int(state.step) >= self._steps
             if finished:
-                self._finish(state, trainer)
+                self._finish(state)
             return self._summary(int(state.step), finished=finished, resumed_from=resumed_from)
 
     # Before the first step
@@ -348,13 +346,13 @@ class _Run:
         if plan.max_minutes is None:
             return steps
         # On a state of its own: what is learnt in the measurement is thrown away.
-        trainer = self._prepared.trainer(steps)
+        trainer = self._prepared.trainer
         state = trainer.start(self._prepared.parameters)
         count = min(steps, 1 + _TIMED_STEPS)
         began = time.perf_counter()
         with closing(self._prepared.batches.from_step(0, count)) as stream:
             for number, batch in enumerate(stream):
-                state, measured = trainer.step(state, trainer.place(batch))
+                state, measured = trainer.step(state, trainer.place(batch), 0.0)
                 measured.loss.block_until_ready()
                 if number == 0 and count > 1:
                     began = time.perf_counter()  # without compilation
@@ -364,10 +362,11 @@ class _Run:
         self._score(self._prepared.parameters)
         validation_seconds = time.perf_counter() - began
         spent_seconds = time.monotonic() - self._begin_seconds
-        validations = _VALIDATIONS + 1 if plan.validate_every is None else steps // plan.validate_every + 1
-        left_seconds = (
-            plan.max_minutes * 60 * (1 - _RESERVE) - spent_seconds - (validations + 1) * validation_seconds
-        )
+        left_seconds = plan.max_minutes * 60 * (1 - _RESERVE) - spent_seconds
+        if plan.validate_every is None:
+            left_seconds -= (_VALIDATIONS + 1) * validation_seconds
+        else:
+            step_seconds += validation_seconds / plan.validate_every
         affordable = int(left_seconds / step_seconds)
         if affordable < 1:
             raise TrainingError(
@@ -402,10 +401,11 @@ class _Run:
 
     # Training
 
-    def _train(self, state: State, trainer: Trainer, checkpoints: Checkpoints) -> State:
+    def _train(self, state: State, checkpoints: Checkpoints) -> State:
         step = int(state.step)
         if step == 0:
-            self._validate(0, state, trainer)
+            self._validate(0, state)
+        trainer = self._prepared.trainer
         plan = self._config.schedule
         validate_every = plan.validate_every or math.ceil(self._steps / _VALIDATIONS)
         checkpoint_every = plan.checkpoint_every or math.ceil(self._steps / _CHECKPOINTS)
@@ -418,7 +418,7 @@ class _Run:
                     self._notice(f"stopped at step {step} of {self._steps}; start again to go on")
                     return state
                 batch = next(stream)
-                state, measured = trainer.step(state, trainer.place(batch))
+                state, measured = trainer.step(state, trainer.place(batch), self._learning_rate(step))
                 step += 1
                 unseen.measured.append(measured)
                 self._cut_texts += batch.cut_texts
@@ -429,7 +429,7 @@ class _Run:
                     self._look(unseen)
                     unseen = _Unseen(step)
                 if validates:
-                    self._validate(step, state, trainer)
+                    self._validate(step, state)
                 if saves:
                     self._save(step, state, checkpoints)
                 if validates or saves:
@@ -450,7 +450,7 @@ class _Run:
         self._trained_seconds += seconds
         self._trained_steps += len(losses)
         loss = sum(losses) / len(losses)
-        rate = self._learning_rate(step)
+        rate = self._learning_rate(step - 1)
         images_per_second = len(losses) * self._config.schedule.batch_size / seconds
         self._journal.write(
             "step",
@@ -473,8 +473,8 @@ class _Run:
         )
 
     def _learning_rate(self, step: int) -> float:
-        """The rate that the last of so many steps was taken with."""
-        return float(np.asarray(schedule(self._config.optimizer, self._steps)(step - 1)))
+        """The rate of the step that follows so many steps."""
+        return learning_rate(self._config.optimizer, step, self._steps)
 
     def _stop_diverged(self, step: int, loss: float, norm: float) -> None:
         config = self._config.optimizer
@@ -492,15 +492,15 @@ class _Run:
             advice.append('compute with model.dtype = "float32"')
         message = (
             f"step {step}: the loss is {loss} and the gradient's norm {norm}, at a learning rate of "
-            f"{self._learning_rate(step):.2g}; {good}. To mend it, {', or '.join(advice)}; then restart"
+            f"{self._learning_rate(step - 1):.2g}; {good}. To mend it, {', or '.join(advice)}; then restart"
         )
         self._journal.write("diverged", step=step, message=message)
         raise TrainingDivergedError(message)
 
-    def _validate(self, step: int, state: State, trainer: Trainer) -> None:
+    def _validate(self, step: int, state: State) -> None:
         if not self._prepared.tests:
             return
-        parameters = trainer.whole(state.best_guess)
+        parameters = self._prepared.trainer.whole(state.best_guess)
         scores = self._score(parameters)
         mean = overall(list(scores.values()))
         self._journal.write("validation", step=step, score=mean, scores=scores)
@@ -536,9 +536,9 @@ class _Run:
 
     # After the last step
 
-    def _finish(self, state: State, trainer: Trainer) -> None:
+    def _finish(self, state: State) -> None:
         if self._best.step is None:
-            self._keep_best(_Best(int(state.step)), trainer.whole(state.best_guess))
+            self._keep_best(_Best(int(state.step)), self._prepared.trainer.whole(state.best_guess))
         folder = self._best_folder(self._best.step)
         publish(folder, self._output)
         kept = load_start(folder, self._config.model.dtype)

@@ -17,7 +17,7 @@ from model.tokenizer import TextTokenizer
 from model.training.batches import BatchMaker, LengthCounter
 from model.training.errors import TrainingDataError
 from model.training.evaluation import TestSet, prepare
-from model.training.parameters import LOGIT_BIAS, Blueprint, Plan, optimizer
+from model.training.parameters import LOGIT_BIAS, Blueprint, Plan
 from model.training.sources import held_out, open_source, spread
 from model.training.start import find_base, load_start, make_new
 from model.training.step import Embedder, Trainer
@@ -170,9 +170,9 @@ def choose_devices(config: TrainingConfig) -> list[jax.Device]:
 
 
 def make_trainer(
-    config: TrainingConfig, start: Start, blueprint: Blueprint, parameters: Parameters, steps: int
+    config: TrainingConfig, start: Start, blueprint: Blueprint, parameters: Parameters
 ) -> Trainer:
-    """The compiled functions of a run of so many steps.
+    """The compiled functions of a run.
 
     Raises:
         ConfigurationError: a pattern matches nothing, or the loss does not suit the model.
@@ -191,7 +191,6 @@ def make_trainer(
         loss="sigmoid" if loss == "sigmoid" else "softmax",
         lora=config.model.lora,
         optimizer_config=config.optimizer,
-        transform=optimizer(config.optimizer, plan, steps),
         preprocessor=start.description.preprocessor,
         accumulate=config.schedule.accumulate,
         devices=choose_devices(config),
@@ -210,6 +209,7 @@ class Prepared:
         blueprint: of its model.
         parameters: all of its parameters, at the beginning.
         tokenizer: makes ids of texts.
+        trainer: the compiled functions.
         batches: makes batches of the data; to be closed.
         tests: what is validated on.
         embedder: its towers alone.
@@ -221,13 +221,10 @@ class Prepared:
     blueprint: Blueprint
     parameters: Parameters
     tokenizer: LengthCounter
+    trainer: Trainer
     batches: BatchMaker
     tests: tuple[TestSet, ...]
     embedder: Embedder
-
-    def trainer(self, steps: int) -> Trainer:
-        """The compiled functions of a run of so many steps; raises as `make_trainer`."""
-        return make_trainer(self.config, self.start, self.blueprint, self.parameters, steps)
 
     def test_set(self, source: Source, title: str, classes: Source | None = None) -> TestSet | None:
         """Make a test set of a source; None if there is nothing to score."""
@@ -256,6 +253,8 @@ def prepare_run(config: TrainingConfig, work: Path) -> Prepared:
     tokenizer = make_tokenizer(config, start, data, maker)
     preprocessor = start.description.preprocessor
     blueprint = Blueprint(start.model)
+    parameters = blueprint.take(start.model)
+    trainer = make_trainer(config, start, blueprint, parameters)
     batches = BatchMaker(
         data.training,
         data.weights,
@@ -274,8 +273,9 @@ def prepare_run(config: TrainingConfig, work: Path) -> Prepared:
         data,
         start,
         blueprint,
-        blueprint.take(start.model),
+        parameters,
         tokenizer,
+        trainer,
         batches,
         (),
         Embedder(blueprint, preprocessor, devices),

@@ -16,7 +16,7 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from model.training.losses import BATCH_AXIS, Pairs, sigmoid_loss, softmax_loss
-from model.training.parameters import LARGEST_LOGIT_SCALE, LOGIT_BIAS, LOGIT_SCALE
+from model.training.parameters import LARGEST_LOGIT_SCALE, LOGIT_BIAS, LOGIT_SCALE, follow, optimizer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -98,7 +98,6 @@ class Trainer:
         loss: Literal["softmax", "sigmoid"],
         lora: LoraConfig | None,
         optimizer_config: OptimizerConfig,
-        transform: optax.GradientTransformation,
         preprocessor: ImagePreprocessor,
         accumulate: int,
         devices: Sequence[jax.Device],
@@ -112,8 +111,7 @@ class Trainer:
             parameters: all of them, at their beginning.
             loss: which one.
             lora: of the low-rank additions, if any.
-            optimizer_config: for the moving average.
-            transform: what gradients become updates by.
+            optimizer_config: of the optimiser and the moving average.
             preprocessor: how pixels are normalised.
             accumulate: parts that a batch is computed in.
             devices: that share it.
@@ -124,12 +122,13 @@ class Trainer:
         self._loss_kind = loss
         self._lora = lora
         self._config = optimizer_config
-        self._transform = transform
+        self._transform = optimizer(optimizer_config)
         self._accumulate = accumulate
         self._mesh = Mesh(np.asarray(devices), (BATCH_AXIS,))
         self._everywhere, self._divided = _placements(self._mesh)
         self._table = jnp.asarray(preprocessor.normalization_table)
         self._seed = seed
+        self._key = jax.random.key(seed)
         self._still = jax.device_put(plan.still(parameters), self._everywhere)
         self._step = jax.jit(self._step_function, donate_argnums=0)
 
@@ -148,18 +147,22 @@ class Trainer:
         arrays = (batch.pixels, batch.input_ids, batch.attention_mask)
         return Inputs(TowerInputs(*jax.device_put(arrays, self._divided)), pairs)
 
-    def step(self, state: State, inputs: Inputs) -> tuple[State, Measured]:
-        """Learn from one batch. The state that goes in must not be used afterwards."""
-        result: tuple[State, Measured] = self._step(state, self._still, inputs)
+    def step(self, state: State, inputs: Inputs, rate: float) -> tuple[State, Measured]:
+        """Learn from one batch at some learning rate. The state that goes in must not be used afterwards."""
+        # The rate goes in as a number: a run of other length or speed is the same program, compiled already.
+        result: tuple[State, Measured] = self._step(state, self._still, inputs, np.float32(rate), self._key)
         return result
 
     def whole(self, trained: Parameters) -> Parameters:
         """All parameters of the model."""
         return self._plan.whole(trained, self._still, self._lora)
 
-    def loss(self, trained: Parameters, still: Parameters, inputs: Inputs, step: jax.Array) -> jax.Array:
+    def gradients(self, state: State, inputs: Inputs) -> tuple[jax.Array, Parameters]:
+        """The loss of a batch and its gradients, which `step` follows."""
+        return self._gradients(state, self._still, inputs, self._key)
+
+    def _loss(self, trained: Parameters, still: Parameters, inputs: Inputs, key: jax.Array) -> jax.Array:
         """The loss of a batch, all at once."""
-        key = jax.random.fold_in(jax.random.key(self._seed), step)
         images, texts = self._features(trained, still, inputs.towers, key)
         return self._compare(images, texts, self._build(trained, still), inputs.pairs)
 
@@ -182,21 +185,23 @@ class Trainer:
         bias = getattr(model, LOGIT_BIAS)[...].reshape(())
         return sigmoid_loss(images, texts, scale, bias, pairs, mesh=self._mesh)
 
-    def _gradients(self, state: State, still: Parameters, inputs: Inputs) -> tuple[jax.Array, Parameters]:
+    def _gradients(
+        self, state: State, still: Parameters, inputs: Inputs, key: jax.Array
+    ) -> tuple[jax.Array, Parameters]:
         """Loss and gradients of a batch, in one piece or in several."""
+        key = jax.random.fold_in(key, state.step)
         if self._accumulate == 1:
-            return jax.value_and_grad(self.loss)(state.trained, still, inputs, state.step)
-        return self._gradients_in_parts(state, still, inputs)
+            return jax.value_and_grad(self._loss)(state.trained, still, inputs, key)
+        return self._gradients_in_parts(state, still, inputs, key)
 
     def _gradients_in_parts(
-        self, state: State, still: Parameters, inputs: Inputs
+        self, state: State, still: Parameters, inputs: Inputs, key: jax.Array
     ) -> tuple[jax.Array, Parameters]:
         """The same gradients in a fraction of the memory, for one more forward pass (Gao et al. 2021, "GradCache").
 
         A contrastive loss is no sum over parts: each pair is compared with the whole batch. So all vectors are computed
         first, then the loss's gradient with respect to them, and then part by part what that means for the parameters.
         """
-        key = jax.random.fold_in(jax.random.key(self._seed), state.step)
         keys = jax.random.split(key, self._accumulate)
 
         def divide(array: jax.Array) -> jax.Array:
@@ -229,10 +234,12 @@ class Trainer:
         gradients, _ = jax.lax.scan(accumulate, gradients, (parts, keys, jax.tree.map(divide, towards)))
         return loss, gradients
 
-    def _step_function(self, state: State, still: Parameters, inputs: Inputs) -> tuple[State, Measured]:
-        loss, gradients = self._gradients(state, still, inputs)
+    def _step_function(
+        self, state: State, still: Parameters, inputs: Inputs, rate: jax.Array, key: jax.Array
+    ) -> tuple[State, Measured]:
+        loss, gradients = self._gradients(state, still, inputs, key)
         updates, optimizer_state = self._transform.update(gradients, state.optimizer, state.trained)
-        trained: Parameters = optax.apply_updates(state.trained, updates)
+        trained = follow(state.trained, updates, rate, self._plan)
         if LOGIT_SCALE in trained:
             trained[LOGIT_SCALE] = jnp.minimum(trained[LOGIT_SCALE], LARGEST_LOGIT_SCALE)
         average = state.average

@@ -3,8 +3,8 @@
 A vocabulary is a TOML file of three tables:
 
     [synonyms]   car = ["automobile", "motorcar"]
-    [broader]    chihuahua = ["dog"]          # then also "animal", if dog = ["animal"] stands there
-    [plurals]    mouse = "mice"               # only what the rules would get wrong
+    [kinds]      dog = ["chihuahua", "poodle"]   # what there is of a thing; then also of an animal, if it lists dog
+    [plurals]    mouse = "mice"                  # only what the rules would get wrong
 
 All words are lower case. What a word means depends on where it stands: the tables hold the everyday sense of things
 that can be seen in pictures.
@@ -59,14 +59,18 @@ class Vocabulary:
             raise ConfigurationError(f"text.vocabulary: there is no file {path}") from None
         except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
             raise ConfigurationError(f"text.vocabulary: {path} cannot be read as TOML: {error}") from error
-        unknown = sorted(set(content) - {"synonyms", "broader", "plurals"})
+        unknown = sorted(set(content) - {"synonyms", "kinds", "plurals"})
         if unknown:
             raise ConfigurationError(
-                f"text.vocabulary: {path} has unknown tables {', '.join(unknown)} (known: synonyms, broader, plurals)"
+                f"text.vocabulary: {path} has unknown tables {', '.join(unknown)} (known: synonyms, kinds, plurals)"
             )
+        broader: dict[str, tuple[str, ...]] = {}
+        for parent, kinds in _lists(content.get("kinds", {}), path).items():
+            for kind in kinds:
+                broader[kind] = (*broader.get(kind, ()), parent)
         return cls(
             synonyms=_lists(content.get("synonyms", {}), path),
-            broader=_lists(content.get("broader", {}), path),
+            broader=broader,
             plurals={key.lower(): str(value).lower() for key, value in content.get("plurals", {}).items()},
         )
 

@@ -1,0 +1,106 @@
+"""Reading a run's settings, and what is said about wrong ones."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from model.errors import ConfigurationError
+from model.training import config_from_dict, load_config
+from model.training.config import LoraConfig
+
+LEAST: dict[str, Any] = {"data": [{"path": "pictures"}], "model": {"base": "starter"}}
+
+
+def test_a_file_is_read_with_paths_relative_to_it(tmp_path: Path) -> None:
+    file = tmp_path / "run.toml"
+    file.write_text(
+        """
+        seed = 3
+        [[data]]
+        path = "pictures"
+        kind = "folders"
+        rename = { "car side" = ["car", "side of a car"] }
+        [[data]]
+        path = "/absolute/captions.tsv"
+        weight = 2
+        [model]
+        base = "starter"
+        lock = "vision"
+        learning_rate_scales = { "text_model.*" = 0.1 }
+        [model.lora]
+        rank = 4
+        [augmentation]
+        crop_area = [0.2, 1]
+        [[report]]
+        path = "test"
+        title = "Test"
+        """,
+        encoding="utf-8",
+    )
+    config = load_config(file)
+    assert config.seed == 3
+    assert config.data[0].path == tmp_path / "pictures"
+    assert config.data[0].rename == {"car side": ("car", "side of a car")}
+    assert config.data[1].path == Path("/absolute/captions.tsv")
+    assert config.data[1].weight == 2.0
+    assert config.model.lora == LoraConfig(rank=4)
+    assert config.augmentation.crop_area == (0.2, 1.0)
+    assert config.report[0].title == "Test"
+    assert load_config(file, data_root="/elsewhere").report[0].path == Path("/elsewhere/test")
+
+
+def test_settings_survive_as_dictionary() -> None:
+    config = config_from_dict(LEAST | {"model": {"base": "starter", "lora": {"rank": 2}}})
+    assert config_from_dict(config.to_dict()) == config
+
+
+def test_all_that_is_wrong_is_told_at_once() -> None:
+    wrong = {
+        "data": [{"path": 3, "weigth": 2}],
+        "model": {"base": "starter", "dtype": "float8"},
+        "optimiser": {},
+        "schedule": {"steps": "many", "batch_size": True},
+    }
+    with pytest.raises(ConfigurationError) as caught:
+        config_from_dict(wrong)
+    message = str(caught.value)
+    for part in (
+        "data.path = 3 must be a path",
+        "data.weigth is unknown (known here: path, kind",
+        "model.dtype = 'float8' must be one of float32, bfloat16",
+        "optimiser is unknown",
+        "schedule.steps = 'many' must be a whole number",
+        "schedule.batch_size = True must be a whole number",
+    ):
+        assert part in message
+
+
+@pytest.mark.parametrize(
+    ("table", "values", "message"),
+    [
+        ("model", {}, "either a base or the table model.new"),
+        ("model", {"base": "starter", "learning_rate_scales": {"*": 0}}, "factors must be above 0"),
+        ("model", {"base": "starter", "lora": {"rank": 0}}, "model.lora.rank = 0 must be above 0"),
+        ("schedule", {"batch_size": 1}, "at least 2"),
+        ("schedule", {"batch_size": 10, "accumulate": 4}, "not divisible by accumulate = 4"),
+        ("optimizer", {"warmup": 1.5}, "optimizer.warmup = 1.5 must be between 0 and 1"),
+        ("augmentation", {"crop_area": [0.9, 0.5]}, "the smaller first"),
+        ("text", {"templates": ["a photo"]}, "exactly one {} or {plural}"),
+        ("validation", {"share": 0.9}, "between 0 and 0.5"),
+        ("data", [], "at least one source"),
+        ("data", [{}], "data.path is missing"),
+    ],
+)
+def test_impossible_values_are_told_with_the_way_out(table: str, values: Any, message: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        config_from_dict(LEAST | {table: values})
+    assert message in str(caught.value)
+
+
+def test_a_missing_or_broken_file_is_told(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"there is no training configuration .*none\.toml"):
+        load_config(tmp_path / "none.toml")
+    (tmp_path / "bad.toml").write_text("seed = ", encoding="utf-8")
+    with pytest.raises(ConfigurationError, match=r"bad\.toml cannot be read as TOML"):
+        load_config(tmp_path / "bad.toml")
