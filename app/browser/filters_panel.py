@@ -27,7 +27,7 @@ SHAPES = ("landscape", "portrait", "square", "screenshot")
 
 def show_filters(facets: Facets | None, query: str) -> None:
     """Show the panel; `query` has been understood."""
-    st.subheader("Filters")
+    st.header("Filters")
     if facets is None:
         st.caption("The pictures are being counted ...")
         return

@@ -43,9 +43,7 @@ def show_folder_form(library_path: Path, *, label: str) -> None:
                 key="folder_to_add",
             )
         with button:
-            st.form_submit_button(
-                label, type="primary", width="stretch", on_click=_add_folder, args=(library_path,)
-            )
+            st.form_submit_button(label, width="stretch", on_click=_add_folder, args=(library_path,))
     others = ", ".join(plain(shown(path)) for path in usual[1:])
     st.caption("Folders within are included." + (f" Also on this machine: {others}" if others else ""))
     problem = st.session_state.get("indexing_problem")

@@ -38,13 +38,13 @@ def show() -> None:
     for notice in status.notices:
         st.warning(plain(shown(notice)), icon=":material/warning:")
     show_job(path)
-    st.subheader("Folders")
+    st.header("Folders")
     show_folders(status, path)
     show_folder_form(path, label="Add")
     if status.failed:
-        st.subheader("Files that could not be read")
+        st.header("Files that could not be read")
         show_failures(reader.failures(), path)
-    st.subheader("Model")
+    st.header("Model")
     show_model(status)
     st.caption(f"The library lies in {plain(shown(path))}")
 

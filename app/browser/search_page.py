@@ -270,15 +270,14 @@ def keep_query(query: str) -> None:
 def show_nothing(query: str, answer: Answer) -> None:
     """Say that nothing fits, and propose what may."""
     if answer.nothing_fits:
-        st.subheader("Nothing here looks like that")
+        st.header("Nothing here looks like that")
         st.write("No picture of this library looks enough like what was asked for to be shown as an answer.")
     else:
-        st.subheader("No picture fits the filters")
+        st.header("No picture fits the filters")
     proposals: dict[str, str] = {}
     if answer.nothing_fits:
         st.button(
             "Show what comes closest",
-            type="primary",
             on_click=address.go_to_query,
             args=(query,),
             kwargs={"show_all": True},

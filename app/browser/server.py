@@ -27,13 +27,14 @@ PAGE = Path(__file__).parent / "page.py"
 
 THEME: Mapping[str, Any] = {
     "theme.baseRadius": "large",
-    "theme.headingFontSizes": ["2rem", "1.4rem", "1.15rem"],
-    "theme.primaryColor": "#0f766e",
+    "theme.headingFontSizes": ["2rem", "1.35rem", "1.15rem"],
+    "theme.light.primaryColor": "#0b655e",
     "theme.light.backgroundColor": "#ffffff",
     "theme.light.secondaryBackgroundColor": "#f1f4f3",
-    "theme.light.textColor": "#16201e",
+    "theme.light.textColor": "#0b1412",
     "theme.light.linkColor": "#0f766e",
     "theme.light.borderColor": "#d5dcda",
+    "theme.dark.primaryColor": "#2dd4bf",
     "theme.dark.backgroundColor": "#121615",
     "theme.dark.secondaryBackgroundColor": "#1e2523",
     "theme.dark.textColor": "#e8eeec",

@@ -127,7 +127,7 @@ class Results {
     this.list.style.height = `${top}px`;
     this.titles.replaceChildren(
       ...this.headers.map((header) => {
-        const title = make("h3", { text: header.title });
+        const title = make("h2", { text: header.title });
         title.style.transform = `translateY(${header.top}px)`;
         return title;
       }),

@@ -253,3 +253,27 @@ def test_a_newcomer_is_led_to_the_first_index(
     page = visit(server.address)
     expect(page.get_by_role("heading", name="Find your pictures by what they show")).to_be_visible()
     expect(page.get_by_role("button", name="Index")).to_be_visible()
+
+
+@pytest.mark.parametrize(
+    ("path", "landmark", "scheme"),
+    [
+        ("/?q=is:landscape", ".tile", "dark"),
+        ("/?q=is:landscape#image=1", "dialog[open] dd >> nth=2", "light"),
+        ("/?q=dog%20colour:red", "mark", "light"),
+        ("/?q=dog%20name:nowhere", "text=No picture fits", "light"),
+        ("/duplicates", "text=Nothing is deleted here", "dark"),
+        ("/library", "text=Model", "light"),
+        ("/library", "text=Model", "dark"),
+    ],
+)
+def test_axe_finds_nothing_serious(
+    visit: Visit, gallery_server: "Server", path: str, landmark: str, scheme: str
+) -> None:
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe is not installed").Axe()
+    page = visit(gallery_server.address + path, color_scheme=scheme)
+    expect(page.locator(landmark).first).to_be_visible()
+    expect(page.locator("[data-test-script-state=notRunning]")).to_be_visible()
+    violations = axe.run(page).response["violations"]
+    serious = [violation for violation in violations if violation["impact"] in {"serious", "critical"}]
+    assert [(violation["id"], [node["html"] for node in violation["nodes"]]) for violation in serious] == []

@@ -160,7 +160,7 @@ def test_a_damaged_library_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_nothing_that_looks_like_it_is_an_answer_with_proposals(find: Find, component: Component) -> None:
     find(count=0, is_cut=True)
     page = open_page(q="zebra + moon - night is:portrait")
-    assert "Nothing here looks like that" in [heading.value for heading in page.subheader]
+    assert "Nothing here looks like that" in [heading.value for heading in page.header]
     labels = [button.label for button in page.button]
     assert labels[0] == "Show what comes closest"
     assert len(labels) == 3
