@@ -333,7 +333,7 @@ def test_configuration_of_another_architecture(folder: Path) -> None:
 
 def test_openclips_layout_is_named_with_the_class_that_reads_it(folder: Path) -> None:
     (folder / "config.json").rename(folder / "open_clip_config.json")
-    with pytest.raises(UnsupportedCheckpointError, match="laid out by OpenCLIP.*use OpenCLIPModel"):
+    with pytest.raises(UnsupportedCheckpointError, match=r"laid out by OpenCLIP.*use OpenCLIPModel"):
         CLIPModel.from_pretrained(folder)
 
 
