@@ -64,7 +64,7 @@ class PretrainedModel(nnx.Module):
                 f"{folder} is laid out by OpenCLIP, {cls.__name__} reads Transformers' layout: use OpenCLIPModel"
             )
         model = cls.from_settings(read_json(folder / CONFIG_NAME), dtype=dtype, param_dtype=param_dtype)
-        fill(model, open_weights(folder), model.weights)
+        fill(model, open_weights(folder), model.weights, origin=str(folder))
         return model
 
     @classmethod

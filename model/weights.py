@@ -192,13 +192,16 @@ def _matches(module: nnx.Module, table: WeightTable, dress: str) -> list[_Match]
     return matches
 
 
-def fill(module: nnx.Module, source: WeightSource, table: WeightTable) -> None:
+def fill(
+    module: nnx.Module, source: WeightSource, table: WeightTable, *, origin: str = "the checkpoint"
+) -> None:
     """Give every parameter of a module its values from a checkpoint, in the dtype that the parameter has.
 
     Args:
         module: made without `rngs`, or with; what its parameters held before is not looked at.
         source: the checkpoint's arrays; only those that have a parameter here are read.
         table: where each array goes.
+        origin: where the arrays come from, for messages.
 
     Warns:
         UntrainedWeightsWarning: optional modules are not in the checkpoint and were drawn at random.
@@ -229,7 +232,7 @@ def fill(module: nnx.Module, source: WeightSource, table: WeightTable) -> None:
         if name not in used and not any(pattern.search(name) for pattern in aside)
     ]
     problems = [
-        f"{len(lines)} {what}:\n    " + "\n    ".join(lines)
+        f"{what} ({len(lines)}):\n    " + "\n    ".join(lines)
         for what, lines in (
             ("arrays missing from the checkpoint", missing),
             ("arrays of another shape", misshapen),
@@ -239,7 +242,7 @@ def fill(module: nnx.Module, source: WeightSource, table: WeightTable) -> None:
     ]
     if problems:
         raise CheckpointError(
-            f"the weights do not fit {type(module).__name__} as its configuration describes it:\n  "
+            f"{origin}: the weights do not fit {type(module).__name__} as its configuration describes it:\n  "
             + "\n  ".join(problems)
         )
     for match in matches:
@@ -247,13 +250,13 @@ def fill(module: nnx.Module, source: WeightSource, table: WeightTable) -> None:
         # Of bfloat16 and its like NumPy knows only that they are of no kind of its own ("V").
         if array.dtype.kind not in "fV":
             raise UnsupportedCheckpointError(
-                f"{match.name} is of type {array.dtype}: quantised weights are not read, use the original"
+                f"{origin}: {match.name} is of type {array.dtype}; quantised weights are not read, use the original"
             )
         match.parameter.set_value(jnp.asarray(match.to_ours(array, match.parameter.get_value().dtype)))
     for part in absent:
         getattr(module, part).redraw(nnx.Rngs(0))
         warnings.warn(
-            f"the checkpoint has no {part} for {type(module).__name__}: it was drawn at random and must be trained",
+            f"{origin} has no {part} for {type(module).__name__}: it was drawn at random and must be trained",
             UntrainedWeightsWarning,
             stacklevel=3,
         )

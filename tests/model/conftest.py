@@ -19,6 +19,15 @@ def strict_jax() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="module")
+def quick_compilation() -> Iterator[None]:
+    """Compile without XLA's optimisations, in half the time: for modules with many programs that run once."""
+    before = jax.config.values["jax_disable_most_optimizations"]
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
 @dataclass(frozen=True)
 class Golden:
     """A checkpoint with the inputs that it was given and what Transformers answered."""

@@ -28,6 +28,8 @@ from model import (
 )
 from model.dual_encoder import DualEncoderTextModelWithProjection, DualEncoderVisionModelWithProjection
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 HIDDEN = 2e-5
 WHOLE = ("dual-clip-bert", "dual-vit-roberta", "dual-dinov2-xlm-roberta", "dual-swiglu-clip")
 PAIRS = [

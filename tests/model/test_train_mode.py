@@ -1,7 +1,7 @@
 """Gradients against PyTorch, dropout only where it was asked for, and every parameter that should move moves."""
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -32,13 +32,7 @@ def gradients(
     return jax.jit(jax.grad(loss))(state)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def quick_compilation() -> Iterator[None]:
-    """Gradients of whole models run once and compile for long; without XLA's optimisations for half as long."""
-    before = jax.config.values["jax_disable_most_optimizations"]
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
 @pytest.mark.parametrize("name", ["clip-first-rules", "clip-later-rules"])
