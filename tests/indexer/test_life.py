@@ -23,7 +23,6 @@ from hypothesis.stateful import (
     RuleBasedStateMachine,
     initialize,
     invariant,
-    precondition,
     rule,
 )
 from indexer_fakes import FakeEncoder, draw, identity
@@ -83,13 +82,20 @@ class Life(RuleBasedStateMachine):
         # A picture that no rule touches: a library is never made of nothing.
         draw(self.root / "always.png", 1000)
         self.truth: dict[str, int | None] = {"always.png": 1000}  # None: broken
-        self.is_mounted = True
+        self.was_run = False  # to its end
         self.weights = "a1"
         self.kills = 0
 
     def teardown(self) -> None:
         if hasattr(self, "base"):
-            shutil.rmtree(self.base)
+            try:
+                self.last_run()
+            finally:
+                shutil.rmtree(self.base)
+
+    def last_run(self) -> None:
+        """However a life went, one run later everything agrees."""
+        self.run_and_check(self.weights)
 
     def write(self, name: str, seed: int | None) -> None:
         path = self.root / name
@@ -100,17 +106,14 @@ class Life(RuleBasedStateMachine):
             draw(path, seed)
         self.truth[name] = seed
 
-    @precondition(lambda self: self.is_mounted)
     @rule(name=NAMES, seed=SEEDS)
     def add_or_modify(self, name, seed):
         self.write(name, seed)
 
-    @precondition(lambda self: self.is_mounted)
     @rule(name=NAMES)
     def corrupt(self, name):
         self.write(name, None)
 
-    @precondition(lambda self: self.is_mounted)
     @rule(data=st.data(), new_name=NAMES)
     def move(self, data, new_name):
         name = data.draw(st.sampled_from(sorted(set(self.truth) - {"always.png"}) or [None]))
@@ -120,7 +123,6 @@ class Life(RuleBasedStateMachine):
         (self.root / name).replace(self.root / new_name)
         self.truth[new_name] = self.truth.pop(name)
 
-    @precondition(lambda self: self.is_mounted)
     @rule(data=st.data(), new_name=NAMES, keeps_time=st.booleans())
     def copy(self, data, new_name, keeps_time):
         name = data.draw(st.sampled_from(sorted(self.truth)))
@@ -130,7 +132,6 @@ class Life(RuleBasedStateMachine):
         (shutil.copy2 if keeps_time else shutil.copy)(self.root / name, self.root / new_name)
         self.truth[new_name] = self.truth[name]
 
-    @precondition(lambda self: self.is_mounted)
     @rule(data=st.data())
     def delete(self, data):
         name = data.draw(st.sampled_from(sorted(set(self.truth) - {"always.png"}) or [None]))
@@ -138,37 +139,54 @@ class Life(RuleBasedStateMachine):
             (self.root / name).unlink()
             del self.truth[name]
 
-    @precondition(lambda self: self.is_mounted)
     @rule(data=st.data())
     def touch(self, data):
         os.utime(self.root / data.draw(st.sampled_from(sorted(self.truth))))
 
-    @rule()
-    def unplug_or_plug(self):
-        if self.is_mounted:
-            self.root.rename(self.base / "unplugged")
-        else:
-            (self.base / "unplugged").rename(self.root)
-        self.is_mounted = not self.is_mounted
+    @rule(events=st.integers(0, 400))
+    def run_while_unplugged(self, events):
+        """A change of model while the disk is away has its own test."""
+        self.root.rename(self.base / "unplugged")
+        code = Server.run(str(self.library), str(self.root), self.weights, events)
+        assert code in ({0, -9} if self.was_run else {1, 0, -9})
+        (self.base / "unplugged").rename(self.root)
 
     @rule(events=st.integers(1, 400), weights=WEIGHTS)
     def run_and_kill(self, events, weights):
-        if not self.is_mounted:
-            weights = self.weights  # a change of model while the disk is away has its own test
         code = Server.run(str(self.library), str(self.root), weights, events)
-        assert code in {0, -9} or not self.is_mounted
+        assert code in {0, -9}
         self.kills += code == -9
         if code == 0:
             self.weights = weights
 
     @rule(weights=WEIGHTS)
     def run(self, weights):
-        if not self.is_mounted:
-            weights = self.weights
+        self.run_and_check(weights)
+
+    @rule(
+        name=NAMES,
+        seed=SEEDS,
+        weights=WEIGHTS,
+        change=st.sampled_from(["delete", "modify", "corrupt", "move"]),
+    )
+    def change_between_two_runs(self, name, seed, weights, change):
+        """Lives in which nothing happens between two runs teach little, so this is likely."""
+        self.write(name, seed)
+        self.run_and_check(weights)
+        if change == "delete":
+            (self.root / name).unlink()
+            del self.truth[name]
+        elif change == "move":
+            (self.root / name).rename(self.root / "moved.png")
+            self.truth["moved.png"] = self.truth.pop(name)
+        else:
+            self.write(name, seed + 1 if change == "modify" else None)
+        self.run_and_check(weights)
+
+    def run_and_check(self, weights) -> None:
         code = Server.run(str(self.library), str(self.root), weights, 0)
-        if not self.is_mounted:
-            return
         assert code == 0
+        self.was_run = True
         self.weights = weights
         note(f"{self.kills} kills so far")
         self.check()
