@@ -579,6 +579,10 @@ class Library:
         if not filters:
             return None
         wanted = [_with_whole_paths(each) for each in filters]
+        select = getattr(self._reader, "select", None)
+        if select is not None:
+            found: NDArray[np.int64] = select(wanted)
+            return found
         records = self._reader.images(self._reader.ids())
         return np.asarray(
             [record.id for record in records if all(fits(record, each) for each in wanted)], np.int64

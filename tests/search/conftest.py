@@ -107,6 +107,12 @@ def colours() -> ColourEncoder:
 
 
 @pytest.fixture(scope="session")
+def colours_once() -> ColourEncoder:
+    """The same for fixtures that live longer than a test."""
+    return ColourEncoder()
+
+
+@pytest.fixture(scope="session")
 def painted(tmp_path_factory: pytest.TempPathFactory) -> Painted:
     """Ten shades of each of six colours, stripes of two colours, and one exact copy."""
     base = tmp_path_factory.mktemp("painted")

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from indexer import ImageRecord
-from search.matching import SORT_KEYS, distance_km, fits
+from indexer.selection import distance_km
+from search.matching import SORT_KEYS, fits
 from search.query import parse
 
 RECORD = ImageRecord(
