@@ -6,6 +6,7 @@ Nothing is ever deleted here: Imago shows, people decide.
 from __future__ import annotations
 
 import threading
+import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
@@ -43,17 +44,25 @@ KINDS: dict[Kind, tuple[str, str]] = {
 
 GROUPS_ON_A_PAGE = 100
 SECONDS_BETWEEN_LOOKS = 1.0
+SECONDS_KEPT = 30.0
 
 
 @dataclass
 class Comparing:
     """A comparison of a whole library, which goes on in the background."""
 
+    library: Library
+    state: object
     done: int = 0
     total: int = 0
     groups: list[DuplicateGroup] | None = None
     error: Exception | None = None
     ended: threading.Event = field(default_factory=threading.Event)
+    ended_at: float = 0.0
+
+    def may_be_renewed(self) -> bool:
+        """Return whether it ended a while ago: a library that is being indexed changes every few seconds."""
+        return self.ended.is_set() and time.monotonic() > self.ended_at + SECONDS_KEPT
 
 
 class Comparisons:
@@ -61,16 +70,15 @@ class Comparisons:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._state: object = None
         self._by_kind: dict[Kind, Comparing] = {}
 
     def of(self, library: Library, state: object, kind: Kind) -> Comparing:
         """Return the comparison, begun now if it was not; `state` is another one when the library has changed."""
         with self._lock:
-            if state != self._state:
-                self._state, self._by_kind = state, {}
-            if kind not in self._by_kind:
-                comparing = self._by_kind[kind] = Comparing()
+            known = self._by_kind.get(kind)
+            has_changed = known is not None and known.state != state and known.may_be_renewed()
+            if known is None or known.library is not library or has_changed:
+                comparing = self._by_kind[kind] = Comparing(library, state)
                 thread = threading.Thread(
                     target=self._compare, args=(library, kind, comparing), name="duplicates", daemon=True
                 )
@@ -87,6 +95,7 @@ class Comparisons:
         except Exception as error:  # noqa: BLE001 told on the page
             comparing.error = error
         finally:
+            comparing.ended_at = time.monotonic()
             comparing.ended.set()
 
 

@@ -7,6 +7,7 @@ background for a large one, and kept.
 from __future__ import annotations
 
 import threading
+import time
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 
 COUNTED_AT_ONCE = 3000
 """Pictures that are counted while the page waits; more are counted in the background."""
+
+SHARE_OF_TIME = 20
+"""A library that goes on changing is counted again after this many times what counting it took."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +102,8 @@ class FacetCounter:
         self._lock = threading.Lock()
         self._counted: tuple[object, Facets] | None = None
         self._counting: object = None
+        self._library: Library | None = None
+        self._next_time = 0.0
 
     def of(self, library: Library, state: object) -> Facets | None:
         """Return the counts of a library; older ones, or None, while a large library is being counted.
@@ -107,10 +113,14 @@ class FacetCounter:
             state: Another object or value whenever the library has changed.
         """
         with self._lock:
+            if self._library is not library:
+                self._library, self._counted, self._counting = library, None, None
             if self._counted is not None and self._counted[0] == state:
                 return self._counted[1]
             older = None if self._counted is None else self._counted[1]
-            if self._counting == state:
+            # While a large library is being indexed it changes every few seconds: counting it takes longer.
+            is_too_soon = older is not None and time.monotonic() < self._next_time
+            if self._counting is not None or is_too_soon:
                 return older
             self._counting = state
         if len(library.reader) <= COUNTED_AT_ONCE:
@@ -119,6 +129,7 @@ class FacetCounter:
         return older
 
     def _count(self, library: Library, state: object) -> Facets:
+        started = time.monotonic()
         try:
             reader = library.reader
             facets = count(reader.images(reader.ids()), [root.path for root in reader.roots()])
@@ -127,8 +138,11 @@ class FacetCounter:
                 self._counting = None  # another look may do better
             raise
         with self._lock:
+            if self._library is not library:
+                return facets  # another one took its place meanwhile
             self._counted = (state, facets)
             self._counting = None
+            self._next_time = time.monotonic() + SHARE_OF_TIME * (time.monotonic() - started)
         return facets
 
 

@@ -14,9 +14,12 @@ from app.browser.wording import shown
 from indexer.filters import CameraContains, HasFormat, HasShape, InFolder, IsScreenshot, TakenBetween
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from app.browser.facets import Facets
     from indexer.filters import Filter
 
+SECONDS_BETWEEN_LOOKS = 1.0
 FOLDERS_OFFERED = 500
 CAMERAS_OFFERED = 100
 MONTHS_SHOWN = 600
@@ -25,11 +28,17 @@ MONTHS_SHOWN = 600
 SHAPES = ("landscape", "portrait", "square", "screenshot")
 
 
-def show_filters(facets: Facets | None, query: str) -> None:
-    """Show the panel; `query` has been understood."""
+def show_filters(count: Callable[[], Facets | None], query: str) -> None:
+    """Show the panel.
+
+    Args:
+        count: Returns the library's counts, None while they are not there yet.
+        query: The text, which has been understood.
+    """
     st.header("Filters")
+    facets = count()
     if facets is None:
-        st.caption("The pictures are being counted ...")
+        _wait(count)
         return
     _show_dates(facets, query)
     _show_shapes(facets, query)
@@ -37,6 +46,13 @@ def show_filters(facets: Facets | None, query: str) -> None:
     _show_choice(facets.cameras, query, CameraContains, key="cameras", label="Cameras", limit=CAMERAS_OFFERED)
     _show_formats(facets, query)
     st.caption("Counts are of the whole library.")
+
+
+@st.fragment(run_every=SECONDS_BETWEEN_LOOKS)
+def _wait(count: Callable[[], Facets | None]) -> None:
+    if count() is not None:
+        st.rerun(scope="app")
+    st.caption("The pictures are being counted ...")
 
 
 def _show_dates(facets: Facets, query: str) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import streamlit as st
 
-from app.browser import address, components
+from app.browser import address, components, copies
 from app.browser.columns import columns_of
 from app.browser.facets import counter
 from app.browser.filters_panel import show_filters
@@ -19,7 +20,6 @@ from app.browser.uploads import MAXIMUM_UPLOAD_BYTES, uploads
 from app.browser.wording import shown
 from indexer.errors import LibraryNotFoundError
 from search import Hit, QueryError, SearchError
-from search.grouping import Comparison, limits_of
 from search.library import Answer
 from search.query import ImageUpload, Query, Text, parse
 from search.saved import SavedQueries
@@ -28,14 +28,11 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from search import Library
-    from search.grouping import Fingerprints
 
 FIRST_HITS = 200
 """Fills several screens; the rest comes as one scrolls."""
 
 COPIES_LOOKED_AT = 100
-COPIES_SAMPLE = 2000
-"""Pictures from which it is learnt how alike different ones are."""
 
 MOST_HITS = 10_000
 """What a person may scroll through; the query is to be sharpened beyond that."""
@@ -51,23 +48,23 @@ def show() -> None:
     if not has_pictures:
         show_start(library_path())
         return
-    query, copies = address.query_text(), address.copies_of()
+    query, copied = address.query_text(), address.copies_of()
     # The field stands there before the search begins: the first one of all waits for the model.
     problem = problem_of(query)
     show_field(query, problem)
     with st.sidebar:
         if problem is None:
-            show_filters(counter.of(library, library_state()), query)
+            show_filters(lambda: counter.of(library, library_state()), query)
         else:
             st.caption("Filters come back when the query can be understood.")
     if problem is not None:
         return
-    if copies is None and not query:
+    if copied is None and not query:
         show_latest(library)
         return
     try:
         answer = (
-            find_copies(library, copies) if copies is not None else search(library, query, wanted_hits(query))
+            find_copies(library, copied) if copied is not None else search(library, query, wanted_hits(query))
         )
     except Exception as error:  # noqa: BLE001 told below the field, so that another query can be tried
         complain(error)
@@ -102,34 +99,31 @@ def search(library: Library, query: str, count: int) -> Answer:
     gone = [name for name, data in pictures.items() if data is None]
     if gone:
         raise QueryError("The uploaded picture is gone: it is kept only while Imago runs. Choose it again.")
-    return library.answer(
+    answer = library.answer(
         query,
         count,
         order=address.order(),  # type: ignore[arg-type]
         all_hits=address.shows_all() or None,
-        # What resembles a picture are its near copies first of all: those are for looking at, not for hiding.
-        fold=any(isinstance(term.target, Text) for term in understood.terms),
         uploads={name: data for name, data in pictures.items() if data is not None},
     )
+    # What resembles a picture are its near copies first of all: those are for looking at, not for hiding.
+    if address.order() == "relevance" and any(isinstance(term.target, Text) for term in understood.terms):
+        answer = replace(answer, hits=copies.folded(library, library_state(), answer.hits))
+    return answer
 
 
 def find_copies(library: Library, image_id: int) -> Answer:
     """Return a picture and its near-duplicates, most alike first."""
     hits = library.similar(image_id, COPIES_LOOKED_AT)
     itself, *records = library.reader.images([image_id, *(hit.id for hit in hits)])
-    ids = library.reader.ids()
-    sample = library.reader.vectors(ids[:: max(1, len(ids) // COPIES_SAMPLE)])
-    comparison = Comparison(limits_of(sample), _fingerprints)
+    comparison = copies.comparison_of(library, library_state())
     near = [
         hit
         for hit, record in zip(hits, records, strict=True)
         if comparison.is_near(itself, record, hit.score)
     ]
     found = (Hit(itself.path, 1.0, itself.id, copies=itself.copies), *near)
-    return Answer(found, len(found), len(ids), is_cut=False, query=Query(()))
-
-
-_fingerprints: Fingerprints = {}
+    return Answer(found, len(found), len(library.reader), is_cut=False, query=Query(()))
 
 
 def problem_of(query: str) -> dict[str, Any] | None:
@@ -189,11 +183,11 @@ def take_query() -> None:
 def show_hits(library: Library, query: str, answer: Answer) -> None:
     """Show the hits as a grid, and above it how many, in which order, and what can be done with the query."""
     count = f"{answer.total:,} picture{'s' if answer.total != 1 else ''}"
-    has_more = len(answer.hits) < answer.total and len(answer.hits) < MOST_HITS
+    shown_now = sum(1 + len(hit.folded) for hit in answer.hits)
+    has_more = shown_now < min(answer.total, MOST_HITS)
     left, right = st.columns([3, 2], vertical_alignment="center")
     with left:
-        copies = address.copies_of()
-        if copies is not None:
+        if address.copies_of() is not None:
             st.caption(f"{count}: this one and its near copies")
         elif address.shows_all():
             st.caption(f"{count}, also those that do not look like it")
