@@ -26,7 +26,7 @@ from indexer.filters import (
     TakenBetween,
 )
 from indexer.selection import select
-from search.matching import fits
+from search.matching import fits, moment_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -122,7 +122,10 @@ def test_the_catalog_and_one_by_one_agree(catalog: tuple[Path, Path]) -> None:
     with LibraryReader.open(library) as reader:
         records = reader.images(reader.ids())
     assert len(records) == 120
+    moments = [moment_of(record) for record in records[:6]]  # bounds that images lie on exactly
     tried = filters_to_try(photos)
+    tried += [TakenBetween(moment, None) for moment in moments]
+    tried += [TakenBetween(None, moment) for moment in moments]
     fitting_any = 0
     for wanted in [*tried, *map(Not, tried), *(Not(Not(each)) for each in tried[:3])]:
         expected = [record.id for record in records if fits(record, wanted)]
