@@ -1,27 +1,16 @@
-"""`imago serve`: the application in uvicorn, from the first line on stderr to an orderly end."""
+"""`imago serve`. Light to import: what computes is loaded when serving begins."""
 
 from __future__ import annotations
 
-import signal
-import socket
+import os
 from typing import TYPE_CHECKING
-
-import uvicorn
-
-from app.api.application import create_api
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from types import FrameType
 
     from app.api.settings import ApiSettings
 
-_KEEP_ALIVE_SECONDS = 20
-_CONNECTIONS = 512
-"""More at the same time are answered 503 at once instead of slowly."""
-_BACKLOG = 1024
-_REQUEST_LINE_BYTES = 256 << 10
-"""The longest query there may be, each of its characters written as twelve."""
+_THREADS_OF_ONE_PRODUCT = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 
 
 def serve(settings: ApiSettings, notify: Callable[[str], None]) -> None:
@@ -36,54 +25,11 @@ def serve(settings: ApiSettings, notify: Callable[[str], None]) -> None:
         model.errors.ModelError: Its model cannot be loaded.
         OSError: The address cannot be listened on.
     """
-    listening = _listen(settings.host, settings.port)
-    with listening:
-        application = create_api(settings)
-        config = uvicorn.Config(
-            application,
-            log_level="warning",
-            access_log=False,  # queries are private; /metrics counts them
-            server_header=False,
-            proxy_headers=False,
-            timeout_keep_alive=_KEEP_ALIVE_SECONDS,
-            timeout_graceful_shutdown=settings.shutdown_seconds,
-            limit_concurrency=_CONNECTIONS,
-            lifespan="on",
-            ws="none",
-            http="h11",
-            h11_max_incomplete_event_size=_REQUEST_LINE_BYTES,
-        )
-        port = listening.getsockname()[1]
-        host = f"[{settings.host}]" if ":" in settings.host else settings.host
-        server = _Server(
-            config, lambda: notify(f"Imago API: http://{host}:{port} (docs at /docs, Ctrl-C ends it)")
-        )
-        previous = {number: signal.signal(number, _ignore) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            server.run(sockets=[listening])
-        finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler)
+    # Requests keep the cores busy by themselves. When NumPy splits each small product over all cores besides, their
+    # threads wait for one another: on two busy cores a query then costs three times the processor time. The
+    # libraries read these when NumPy is first imported.
+    for name in _THREADS_OF_ONE_PRODUCT:
+        os.environ.setdefault(name, "1")
+    from app.api.running import run
 
-
-class _Server(uvicorn.Server):
-    """Says when it is ready."""
-
-    def __init__(self, config: uvicorn.Config, on_ready: Callable[[], None]) -> None:
-        super().__init__(config)
-        self._on_ready = on_ready
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        if self.started:
-            self._on_ready()
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    """Take the address before anything slow is done, so that a taken one is said at once."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    return socket.create_server((host, port), family=family, backlog=_BACKLOG, reuse_port=False)
-
-
-def _ignore(_number: int, _frame: FrameType | None) -> None:
-    """Do nothing: uvicorn raises the signal that ended it once more, when all is in order already."""
+    run(settings, notify)

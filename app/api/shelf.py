@@ -7,7 +7,7 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, TypeVar
 
-from app.api.batching import BatchingEncoder
+from app.api.batching import WORTHWHILE_TEXTS, BatchingEncoder
 from indexer import LibraryReader
 from indexer.errors import LibraryError, ModelMismatchError
 from model.errors import ModelError
@@ -73,8 +73,9 @@ class Shelf:
         """Load, compile and measure what the first queries would wait for."""
         library = self._library
         if library.reader.model is not None:
-            library.encoder.encode_texts(["one", "two"])  # a batch is another program than a single text
-            library.search("three", k=1)
+            library.search("warm up", k=1)
+            # A batch is another program than a single text.
+            library.encoder.encode_texts([str(number) for number in range(WORTHWHILE_TEXTS)])
 
     def ask(self, question: Callable[[Library], Answer]) -> Answer:
         """Put a question to the library as it is now.

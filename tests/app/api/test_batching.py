@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from app.api.batching import MAXIMUM_TEXTS, BatchingEncoder
+from app.api.batching import MAXIMUM_TEXTS, WORTHWHILE_TEXTS, BatchingEncoder
 
 
 def ask_while_busy(
@@ -30,11 +30,25 @@ def ask_while_busy(
 def test_those_who_wait_go_together(counting_encoder: Any) -> None:
     sizes: list[int] = []
     front = BatchingEncoder(counting_encoder, sizes.append)
-    answers = ask_while_busy(front, counting_encoder, ["a"], [["bb", "ccc"], ["dddd"], ["bb", "a" * 9]])
+    first = ["bb", "ccc", "dddd", "a" * 5]
+    answers = ask_while_busy(
+        front, counting_encoder, ["a"], [first, ["a" * 6], ["bb", "a" * 7, "a" * 8, "a" * 9]]
+    )
     counting_encoder.gate.set()
-    assert [answer.result(30)[:, 0].tolist() for answer in answers] == [[1], [2, 3], [4], [2, 9]]
-    assert counting_encoder.calls == [["a"], ["bb", "ccc", "dddd", "a" * 9]]
-    assert sizes == [1, 4]
+    assert [answer.result(30)[:, 0].tolist() for answer in answers] == [[1], [2, 3, 4, 5], [6], [2, 7, 8, 9]]
+    assert [[len(text) for text in call] for call in counting_encoder.calls] == [
+        [1],
+        [2, 3, 4, 5, 6, 7, 8, 9],
+    ]
+    assert sizes == [1, WORTHWHILE_TEXTS]
+
+
+def test_a_few_go_one_by_one_because_the_tower_pads_them_to_many(counting_encoder: Any) -> None:
+    front = BatchingEncoder(counting_encoder)
+    answers = ask_while_busy(front, counting_encoder, ["a"], [["bb"], ["ccc", "dddd"]])
+    counting_encoder.gate.set()
+    assert [answer.result(30)[:, 0].tolist() for answer in answers] == [[1], [2], [3, 4]]
+    assert counting_encoder.calls == [["a"], ["bb"], ["ccc"], ["dddd"]]
 
 
 def test_a_call_takes_no_more_than_the_tower_does_in_one_piece(counting_encoder: Any) -> None:
@@ -68,7 +82,7 @@ def test_a_text_that_is_asked_for_twice_goes_through_once(counting_encoder: Any)
     counting_encoder.gate.set()
     front = BatchingEncoder(counting_encoder)
     assert front.encode_texts(["cat!", "dog", "cat!"])[:, 0].tolist() == [4, 3, 4]
-    assert counting_encoder.calls == [["cat!", "dog"]]
+    assert counting_encoder.calls == [["cat!"], ["dog"]]
 
 
 def test_no_texts_give_no_rows(counting_encoder: Any) -> None:
