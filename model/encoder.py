@@ -113,7 +113,7 @@ class Encoder:
         return ModelIdentity(
             name=self._located.name,
             revision=self._located.revision,
-            weights_fingerprint=_weights_fingerprint(self._weight_files()),
+            weights_fingerprint=self._description.weights_fingerprint(),
             preprocessing_fingerprint=fingerprint_of_settings(settings),
             dimension=self.dimension,
         )
@@ -259,17 +259,6 @@ class Encoder:
             )
         return np.asarray(table[ids], dtype=np.float32)
 
-    def _weight_files(self) -> tuple[Path, ...]:
-        files = self._description.weight_files
-        if not files:
-            self._description.open_weights()  # which knows what to say about their absence
-        missing = [file.name for file in files if not file.is_file()]
-        if missing:
-            raise CheckpointError(
-                f"{self._description.folder} lacks {', '.join(missing)}. Fetch the checkpoint again."
-            )
-        return files
-
     def _padded_length(self, tokens: int) -> int:
         # At least one place stays for padding unless the text fills the tower: a checkpoint whose pooling
         # picks a padding # token (there are some) then picks the same one as with padding to the end.
@@ -323,13 +312,6 @@ def _vision_tower(description: CheckpointDescription, precision: str) -> Tower:
         return features
 
     return Tower(description, description.vision_tower, precision, run)
-
-
-def _weights_fingerprint(files: Sequence[Path]) -> str:
-    prints = [cache.cached_fingerprint(file) for file in files]
-    if len(prints) == 1:
-        return prints[0]
-    return fingerprint_of_settings({file.name: value for file, value in zip(files, prints, strict=True)})
 
 
 def _tokenizer_files(folder: Path) -> list[str]:

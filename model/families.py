@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from model.cache import cached_fingerprint
 from model.checkpoint import (
     CONFIG_NAME,
     FLAX_NAME,
@@ -19,6 +20,7 @@ from model.checkpoint import (
     read_json,
 )
 from model.errors import CheckpointError, ConfigurationError, UnsupportedCheckpointError
+from model.identity import fingerprint_of_settings
 from model.open_clip_files import (
     OPEN_CLIP_CONFIG_NAME,
     OPEN_CLIP_WEIGHTS_NAMES,
@@ -94,6 +96,20 @@ class CheckpointDescription:
     pad_id: int | None = None
     cleaning: TextCleaning = TextCleaning.NONE
     has_clip_vocabulary: bool = False
+
+    def weights_fingerprint(self) -> str:
+        """Returns a hexadecimal SHA-256 over the weights; reads the files only if they are new to the cache.
+
+        Raises:
+            CheckpointError: If there are none, or some are missing.
+        """
+        if not self.weight_files:
+            self.open_weights()  # which knows what to say about their absence
+        missing = [file.name for file in self.weight_files if not file.is_file()]
+        if missing:
+            raise CheckpointError(f"{self.folder} lacks {', '.join(missing)}. Fetch the checkpoint again.")
+        prints = {file.name: cached_fingerprint(file) for file in self.weight_files}
+        return fingerprint_of_settings(prints) if len(prints) > 1 else next(iter(prints.values()), "")
 
 
 def describe(folder: Path) -> CheckpointDescription:

@@ -268,11 +268,3 @@ def _environment() -> dict[str, object]:
         "processor": [platform.machine(), platform.processor(), os.cpu_count(), *sorted(processor_flags())],
         "flags": os.environ.get("XLA_FLAGS", ""),
     }
-
-
-def layout(source: WeightSource) -> str:
-    """Returns a fingerprint of the names and shapes of a checkpoint's arrays; the origins depend on them."""
-    text = json.dumps(
-        [source.dress, {name: list(shape) for name, shape in source.shapes.items()}], sort_keys=True
-    )
-    return hashlib.sha256(text.encode("utf-8")).hexdigest()

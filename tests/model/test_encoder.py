@@ -216,8 +216,8 @@ import numpy as np
 from PIL import Image
 from model import Encoder
 encoder = Encoder.load("starter")
-vectors = np.concatenate([encoder.encode_texts(["dog"]), encoder.encode_images([Image.new("RGB", (9, 9), "red")])])
-np.save(sys.argv[1], vectors)
+texts, pictures = encoder.encode_texts(["dog"]), encoder.encode_images([Image.new("RGB", (9, 9), "red")])
+np.save(sys.argv[1], np.concatenate([texts, pictures]))
 print("jax" in sys.modules)
 """
 
@@ -255,3 +255,22 @@ def test_a_cache_folder_that_cannot_be_written_is_no_hindrance(
     encoder = Encoder.load("starter")
     assert encoder.encode_texts(["dog"]).shape == (1, 192)
     assert len(encoder.identity.weights_fingerprint) == 64
+
+
+def test_a_kept_program_is_not_used_for_other_weights_of_the_same_shapes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where each parameter lies is found by comparing values; with symmetrical ones that is ambiguous."""
+    from safetensors.numpy import load_file, save_file
+
+    monkeypatch.setenv("IMAGO_CACHE", str(tmp_path / "cache"))
+    symmetrical, trained = copy_of_starter(tmp_path / "symmetrical"), STARTER_FOLDER
+    arrays = load_file(symmetrical / "model.safetensors")
+    name = "text_model.encoder.layers.0.self_attn.out_proj.weight"
+    arrays[name] = np.zeros_like(arrays[name])
+    save_file(arrays, symmetrical / "model.safetensors", metadata={"format": "pt"})
+    Encoder.load(symmetrical).encode_texts(["dog"])
+    after = Encoder.load(trained).encode_texts(["dog"])
+    monkeypatch.setenv("IMAGO_CACHE", str(tmp_path / "fresh"))
+    np.testing.assert_array_equal(after, Encoder.load(trained).encode_texts(["dog"]))
+    assert len(list((tmp_path / "cache" / "programs").iterdir())) == 2
