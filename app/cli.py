@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import click
 
-from app.commands import index, library, models, search, servers
+from app.commands import evaluate, index, library, models, search, servers, train
 
 
 @click.group(
@@ -33,5 +33,7 @@ for command in (
     models.models,
     servers.app,
     servers.serve,
+    evaluate.evaluate,
+    train.train,
 ):
     imago.add_command(command)

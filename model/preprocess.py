@@ -56,6 +56,8 @@ _HALF = (0.5, 0.5, 0.5)
 # differs in the last bit.
 _LARGEST_RESIZE_PIXELS = 16_000_000
 
+_SMALL_INPUT_PIXELS = 128
+
 _FILTERS = {int(resampling): resampling.name.lower() for resampling in Image.Resampling}
 
 # Keys that say nothing about the pixels, or only what is always done here (RGB, channels first at the end).
@@ -333,13 +335,16 @@ class ImagePreprocessor:
     def minimum_side_pixels(self) -> int:
         """The smallest shorter edge that a decoder may deliver instead of the full picture.
 
-        A JPEG decoded at a fraction of its size is still scaled down, never up, as long as its shorter edge
-        has this length. Where pictures are not resized at all, no fraction will do, and this is a number
-        that no picture reaches.
+        A JPEG decoder shrinks with a coarse filter, so ours must have something left to do. Worst cosine to the
+        full decode over 200 photographs with the starter (64 pixels): 0.946 at the target size itself, 0.991 at
+        twice that, 0.9996 at four times. Small inputs, where a pixel says much and decoding costs little, get
+        four times; larger ones twice. Where pictures are not resized at all, no fraction will do, and this is a
+        number that no picture reaches.
         """
         if self.resize_rule is None:
             return sys.maxsize
-        return max(self.resize_height_pixels, self.resize_width_pixels)
+        target = max(self.resize_height_pixels, self.resize_width_pixels)
+        return target * (4 if target <= _SMALL_INPUT_PIXELS else 2)
 
     def __call__(self, image: Image.Image) -> npt.NDArray[np.uint8]:
         """Does steps 1 to 4.

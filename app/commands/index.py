@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
-import time
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,20 +12,13 @@ import click
 from app import output
 from app.failures import EXIT_FAILED, EXIT_INTERRUPTED
 from app.options import FolderPath, json_option, library_option
+from app.progress import Moment, display, stop_on_signal, time_text
 from indexer import LibraryReader, default_library_path, display_path
 from indexer.errors import LibraryNotFoundError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from types import FrameType
-
-    from rich.progress import Progress, TaskID
-
     from indexer import IndexProgress, LibraryStatus
     from model import Encoder
-
-SECONDS_BETWEEN_LINES = 10.0
-"""How often a run whose stderr is no terminal says where it stands."""
 
 
 @click.command()
@@ -63,14 +53,14 @@ def index(
     own_name = status.model.name if status and status.model else None
     encoder = Encoder.load(model or own_name or _default_model())
     changes_model = _agree_on_change(library_path, status, encoder, is_agreed=yes)
-    with _stop_on_signal() as should_stop, _progress_display() as show:
+    with stop_on_signal("Stopping after the pictures in hand") as should_stop, display() as show:
         summary = index_folders(
             library_path,
             folders,
             encoder,
             retry_failed=retry_failed,
             change_model=changes_model,
-            progress=show,
+            progress=lambda progress: show(_moment(progress)),
             should_stop=should_stop,
         )
     model_name = encoder.identity.name
@@ -107,7 +97,7 @@ def _agree_on_change(
     prediction = predict_model_change(library_path, encoder)
     if prediction is None:
         return False
-    time_left = "" if prediction.seconds is None else f" about {_time(prediction.seconds)} and"
+    time_left = "" if prediction.seconds is None else f" about {time_text(prediction.seconds)} and"
     click.echo(
         f"{display_path(library_path)} holds vectors of {prediction.from_model.name}. Moving its "
         f"{prediction.images:,} pictures to {encoder.identity.name} takes{time_left} "
@@ -132,91 +122,14 @@ def _default_model() -> str:
     return resolve_default(notify=lambda line: click.echo(line, err=True))
 
 
-@contextmanager
-def _stop_on_signal() -> Iterator[Callable[[], bool]]:
-    """Turn the first SIGINT or SIGTERM into a wish to stop; a second one interrupts."""
-    is_stopping = False
-
-    def request_stop(_number: int, _frame: FrameType | None) -> None:
-        nonlocal is_stopping
-        if is_stopping:
-            raise KeyboardInterrupt
-        is_stopping = True
-        click.echo("\nStopping after the pictures in hand; once more stops at once.", err=True)
-
-    previous = {number: signal.signal(number, request_stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield lambda: is_stopping
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-
-
-@contextmanager
-def _progress_display() -> Iterator[Callable[[IndexProgress], None]]:
-    """Yield a function that shows progress: a bar on a terminal, a line now and then elsewhere."""
-    if not sys.stderr.isatty():
-        yield _lines()
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
-
-    columns = (
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
-        TextColumn("{task.fields[left]}"),
-    )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("Scanning", total=None, rate="", left="")
-        yield lambda progress: _update(bar, task, progress)
-
-
-def _update(bar: Progress, task: TaskID, progress: IndexProgress) -> None:
-    bar.update(
-        task,
-        description=_describe(progress),
-        completed=progress.done,
-        total=None if progress.phase == "scanning" else progress.total,
-        rate=f"{progress.images_per_second:,.1f} images/s" if progress.images_per_second else "",
-        left=_time_left(progress.seconds_left),
-    )
-
-
-def _describe(progress: IndexProgress) -> str:
+def _moment(progress: IndexProgress) -> Moment:
     if progress.phase == "scanning":
-        return f"Scanning, {progress.scanned:,} files"
+        return Moment(f"Scanning, {progress.scanned:,} files", 0)
     failed = f" ({progress.failed:,} failed)" if progress.failed else ""
-    return f"{progress.phase.capitalize()}{failed}"
-
-
-def _time_left(seconds: float | None) -> str:
-    return "" if seconds is None else f"{_time(seconds)} left"
-
-
-def _time(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
-
-
-def _lines() -> Callable[[IndexProgress], None]:
-    last = time.monotonic()
-
-    def show(progress: IndexProgress) -> None:
-        nonlocal last
-        if time.monotonic() - last < SECONDS_BETWEEN_LINES:
-            return
-        last = time.monotonic()
-        if progress.phase == "scanning":
-            click.echo(_describe(progress), err=True)
-            return
-        click.echo(
-            f"{_describe(progress)}: {progress.done:,} of {progress.total:,}, "
-            f"{progress.images_per_second:,.1f} images/s, {_time_left(progress.seconds_left)}",
-            err=True,
-        )
-
-    return show
+    return Moment(
+        f"{progress.phase.capitalize()}{failed}",
+        progress.done,
+        progress.total,
+        f"{progress.images_per_second:,.1f} images/s" if progress.images_per_second else "",
+        progress.seconds_left,
+    )

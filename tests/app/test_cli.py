@@ -277,3 +277,27 @@ def test_ctrl_c_keeps_what_was_done_and_says_how_to_go_on(
 def _indexed(run: Run) -> int:
     outcome = run("status", "--json")
     return int(str(outcome.json["images"])) if outcome.exit_code == 0 else 0
+
+
+def test_eval_measures_retrieval_and_classes(run: Run, pictures: Path, tmp_path: Path) -> None:
+    lines = ["file\tcaption\tsplit"]
+    lines += [f"{seed}.png\tpicture number {seed}\t{'test' if seed < 4 else 'train'}" for seed in range(6)]
+    captions = tmp_path / "captions.tsv"
+    captions.write_text("\n".join(lines), encoding="utf-8")
+    report = run("eval", pictures, "--captions", captions, "--split", "test", "--json").json
+    assert (report["images"], report["captions"], report["model"]) == (4, 4, "starter")
+    assert report["text_to_image"]["recall_at_5"] == 1.0  # type: ignore[index]
+    assert "R@1" in run("eval", pictures, "--captions", captions).out
+    classes = tmp_path / "classes"
+    for name in ("dog", "car"):
+        (classes / name).mkdir(parents=True)
+        shutil.copy(pictures / "0.png", classes / name)
+    assert run("eval", classes, "--classes", "--json").json["accuracy"] == 0.5
+    assert run("eval", pictures).exit_code == 2
+
+
+def test_train_says_what_it_needs(run: Run, pictures: Path, tmp_path: Path) -> None:
+    assert run("train", "--out", tmp_path / "model").exit_code == 2
+    missing = run("train", "--data", tmp_path / "none", "--model", "starter", "--out", tmp_path / "model")
+    assert missing.exit_code == 1
+    assert "none" in missing.err

@@ -300,9 +300,10 @@ def test_it_travels_to_worker_processes() -> None:
 
 
 def test_the_smallest_side_a_decoder_may_deliver() -> None:
-    assert ImagePreprocessor.from_config({"size": 31, "crop_size": 20}).minimum_side_pixels == 31
+    assert ImagePreprocessor.from_config({"size": 31, "crop_size": 20}).minimum_side_pixels == 4 * 31
     exact = {"image_processor_type": "SiglipImageProcessor", "size": {"height": 20, "width": 28}}
-    assert ImagePreprocessor.from_config(exact).minimum_side_pixels == 28
+    assert ImagePreprocessor.from_config(exact).minimum_side_pixels == 4 * 28
+    assert ImagePreprocessor.from_config({"size": 224}).minimum_side_pixels == 2 * 224
     assert ImagePreprocessor.from_config({"do_resize": False}).minimum_side_pixels == sys.maxsize
 
 
