@@ -39,6 +39,8 @@ LEVEL: Final = 0.65
 """Quantile over neutral queries. Higher refuses more: of absent things, but of present ones as well."""
 SAMPLE_IMAGES: Final = 4096
 """Enough for the upper thousandth of a curve; what lies beyond is extrapolated."""
+_SINGLE_HITS: Final = 1024
+_BLOCK_GROWTH: Final = 0.005
 _SMALLEST_TAIL_SAMPLE: Final = 200
 """With fewer images there is no tail to fit."""
 _TAIL_FLOOR: Final = 0.2
@@ -115,15 +117,20 @@ def measure_null(scores: NDArray[np.floating]) -> Null:
         scores: Of q neutral queries on m images, (q, m), q and m at least 1. NaN marks pairs to leave out, such as
             a picture with itself.
     """
-    scores = np.array(scores, np.float64)
-    scores -= np.nanquantile(scores, BASE, axis=1)[:, None]
-    lowest, highest = float(np.nanmin(scores)), float(np.nanmax(scores))
+    rows = np.sort(np.asarray(scores, np.float64), axis=1)  # NaN comes last
+    known = np.count_nonzero(~np.isnan(rows), axis=1)
+    # The quantile of each row, as NumPy interpolates it, taken from what is sorted already.
+    places = BASE * (known - 1)
+    below = np.floor(places).astype(np.int64)
+    at = np.arange(len(rows))
+    lower, upper = rows[at, below], rows[at, np.minimum(below + 1, known - 1)]
+    rows -= (lower + (upper - lower) * (places - below))[:, None]
+    lowest, highest = float(rows[:, 0].min()), float(rows[at, known - 1].max())
     grid = np.linspace(lowest, highest + 1e-6, 1024)
-    curves = np.empty((len(scores), len(grid)))
-    for curve, row in zip(curves, scores, strict=True):
-        known = np.sort(row[~np.isnan(row)])
-        curve[:] = (len(known) - np.searchsorted(known, grid)) / max(1, len(known))
-    return Null(grid, np.quantile(curves, LEVEL, axis=0), scores.shape[1])
+    curves = np.empty((len(rows), len(grid)))
+    for curve, row, count in zip(curves, rows, known.tolist(), strict=True):
+        curve[:] = (count - np.searchsorted(row[:count], grid)) / count
+    return Null(grid, np.quantile(curves, LEVEL, axis=0), rows.shape[1])
 
 
 def base_of(scores: NDArray[np.floating]) -> float:
@@ -148,8 +155,11 @@ def hit_probabilities(
     if not len(scores):
         return np.zeros(0)
     by_chance = images * null.expected_share(scores, base)
-    excess = 1.0 - np.diff(by_chance, prepend=0.0)
-    return np.clip(_not_increasing(excess), 0.0, 1.0)
+    ends = _block_ends(len(scores))
+    counts = np.diff(ends, prepend=0)
+    excess = counts - np.diff(by_chance[ends - 1], prepend=0.0)
+    slopes = _not_increasing(excess / counts, counts)
+    return np.repeat(np.clip(slopes, 0.0, 1.0), counts)
 
 
 def sigmoid_probabilities(
@@ -160,15 +170,31 @@ def sigmoid_probabilities(
     return 1.0 / (1.0 + np.exp(-logits))
 
 
-def _not_increasing(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The closest sequence (least squares) that never rises, by pooling adjacent violators."""
+def _block_ends(hits: int) -> NDArray[np.int64]:
+    """Where blocks of hits end that are judged as one: single hits at first, then a half per cent of those before.
+
+    The hundred-thousandth hit needs no probability of its own, and finding it would take the time of a search.
+    """
+    single = np.arange(1, min(hits, _SINGLE_HITS) + 1)
+    if hits <= _SINGLE_HITS:
+        return single
+    steps = math.ceil(math.log(hits / _SINGLE_HITS) / math.log1p(_BLOCK_GROWTH))
+    further = np.geomspace(_SINGLE_HITS, hits, steps + 1)[1:].round().astype(np.int64)
+    return np.unique(np.concatenate([single, further]))
+
+
+def _not_increasing(values: NDArray[np.float64], counts: NDArray[np.int64]) -> NDArray[np.float64]:
+    """The closest sequence (weighted least squares) that never rises, by pooling adjacent violators."""
     totals: list[float] = []
-    counts: list[int] = []
-    for value in values.tolist():
-        total, count = value, 1
-        while totals and totals[-1] * count < total * counts[-1]:  # the mean before is smaller
+    weights: list[int] = []
+    pooled: list[int] = []
+    for value, count in zip(values.tolist(), counts.tolist(), strict=True):
+        total, weight, number = value * count, count, 1
+        while totals and totals[-1] * weight < total * weights[-1]:  # the mean before is smaller
             total += totals.pop()
-            count += counts.pop()
+            weight += weights.pop()
+            number += pooled.pop()
         totals.append(total)
-        counts.append(count)
-    return np.repeat(np.divide(totals, counts), counts)
+        weights.append(weight)
+        pooled.append(number)
+    return np.repeat(np.divide(totals, weights), pooled)

@@ -56,13 +56,14 @@ if TYPE_CHECKING:
     from indexer.decode import Preprocessor
     from indexer.filters import Filter
     from model import ModelIdentity
-    from search.grouping import DuplicateGroup, Fingerprints, Kind
+    from search.grouping import DuplicateGroup, Fingerprints, Kind, Limits
     from search.matching import Order
 
 DEFAULT_HITS: Final = 20
 _FIRST_LOOK: Final = 1024
 """How many of the best images are judged first; four times as many while the cut lies beyond them."""
-_NEUTRAL_QUERIES: Final = len(NEUTRAL_TEXTS)
+_NEUTRAL_MIXTURES: Final = 64
+"""Neutral queries for a query of several terms, whose like is measured anew each time."""
 _FEWEST_TO_JUDGE: Final = 50
 """In a library with fewer images nothing can be said about chance; all of them fit on a screen anyway."""
 _TEXTS_KEPT: Final = 1024
@@ -190,7 +191,8 @@ class Library:
         self._lock = threading.RLock()
         self._texts: OrderedDict[str, NDArray[np.float32]] = OrderedDict()
         self._sample: _Sample | None = None
-        self._text_null: Null | None = None
+        self._nulls: dict[str, Null | None] = {}
+        self._limits: Limits | None = None
         self._fingerprints: Fingerprints = {}
         if encoder is not None:
             self._use_encoder(encoder)
@@ -247,7 +249,8 @@ class Library:
             return False
         with self._lock:
             self._sample = None
-            self._text_null = None
+            self._nulls = {}
+            self._limits = None
             if self._encoder is not None:
                 self._use_encoder(self._encoder)
         return True
@@ -442,7 +445,10 @@ class Library:
         return alias is None or alias.can_say_no
 
     def _comparison(self) -> Comparison:
-        return Comparison(limits_of(self._sampled().vectors), self._fingerprints)
+        with self._lock:
+            if self._limits is None:
+                self._limits = limits_of(self._sampled().vectors)
+            return Comparison(self._limits, self._fingerprints)
 
     # From a query to vectors
 
@@ -649,19 +655,27 @@ class Library:
         if len(sample.ids) < _FEWEST_TO_JUDGE:
             return None
         kinds = ["text" if isinstance(term.target, language.Text) else "image" for term in query.terms]
-        if kinds == ["text"]:
-            with self._lock:
-                if self._text_null is None:
-                    self._text_null = measure_null(self._neutral_texts() @ sample.vectors.T)
-                return self._text_null
-        rows = np.arange(min(_NEUTRAL_QUERIES, len(sample.ids)) if "text" not in kinds else _NEUTRAL_QUERIES)
+        if len(kinds) > 1:
+            return self._measured_null(kinds, mixture, sample)
+        # One text is like another, and so is one picture: what was learnt holds until the library changes.
+        with self._lock:
+            if kinds[0] not in self._nulls:
+                self._nulls[kinds[0]] = self._measured_null(kinds, mixture, sample)
+            return self._nulls[kinds[0]]
+
+    def _measured_null(self, kinds: Sequence[str], mixture: Mixture, sample: _Sample) -> Null | None:
+        """Scores of queries put together like this one from neutral texts and from pictures of the library."""
+        if kinds.count("image") * 2 > len(sample.ids):
+            return None  # too few pictures are left that are not part of the query
+        many = len(NEUTRAL_TEXTS) if len(kinds) == 1 else _NEUTRAL_MIXTURES
+        rows = np.arange(min(many, len(sample.ids)) if "image" in kinds else many)
         parts = np.empty((len(rows), len(kinds), sample.vectors.shape[1]), np.float32)
         themselves: list[NDArray[np.int64]] = []
         for i, kind in enumerate(kinds):
             # Each term takes its part from another place, so that no neutral query repeats itself.
             if kind == "text":
                 neutral = self._neutral_texts()
-                parts[:, i] = neutral[(rows + 37 * i) % len(neutral)]
+                parts[:, i] = neutral[(2 * rows + 37 * i) % len(neutral)] if len(kinds) > 1 else neutral[rows]
             else:
                 stride = max(1, len(sample.ids) // len(rows))
                 at = (rows * stride + 37 * i) % len(sample.ids)

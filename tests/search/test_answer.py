@@ -372,3 +372,8 @@ def test_an_upload_stream_of_every_mode(library: Library) -> None:
         stream = io.BytesIO()
         Image.new("RGB", (50, 40), "red").convert("L" if mode == "I;16" else mode).save(stream, "TIFF")
         assert library.answer("upload:x", k=1, uploads={"x": stream.getvalue()}).hits
+
+
+def test_more_pictures_in_a_query_than_would_leave_any(library: Library) -> None:
+    text = "red " + " ".join(f"+ id:{i}" for i in library.reader.ids()[:60])
+    assert library.answer(text, k=5).hits[0].probability is None

@@ -132,8 +132,33 @@ def test_the_tail_goes_on_beyond_the_sample() -> None:
 
 
 def test_the_closest_falling_sequence() -> None:
-    found = cutoff._not_increasing(np.array([1.0, 3.0, 2.0, 0.0, 1.0, 0.5]))
+    found = cutoff._not_increasing(np.array([1.0, 3.0, 2.0, 0.0, 1.0, 0.5]), np.ones(6, np.int64))
     np.testing.assert_allclose(found, [2, 2, 2, 0.5, 0.5, 0.5])
+    found = cutoff._not_increasing(np.array([1.0, 3.0, 2.0]), np.array([3, 1, 4]))
+    np.testing.assert_allclose(found, [14 / 8] * 3)
+
+
+@pytest.mark.parametrize("hits", [1, 2, 1023, 1024, 1025, 1030, 5000, 100_000])
+def test_blocks_cover_all_hits_once(hits: int) -> None:
+    ends = cutoff._block_ends(hits)
+    assert ends[-1] == hits
+    assert (np.diff(ends, prepend=0) >= 1).all()
+    assert len(ends) <= 2500
+
+
+def test_blocks_change_little(monkeypatch: pytest.MonkeyPatch) -> None:
+    random = np.random.default_rng(2)
+    scores = -np.sort(-np.concatenate([random.normal(0.25, 0.05, 3000), random.normal(0.1, 0.03, 17_000)]))
+    null = null_of(1000)
+
+    def judge() -> np.ndarray:
+        return hit_probabilities(scores, images=20_000, base=base_of(scores), null=null)
+
+    coarse = judge()
+    monkeypatch.setattr(cutoff, "_SINGLE_HITS", 100_000)
+    fine = judge()
+    assert np.count_nonzero(coarse >= CUT) == pytest.approx(np.count_nonzero(fine >= CUT), rel=0.01)
+    assert np.abs(coarse - fine).mean() < 0.005
 
 
 def test_the_sigmoid() -> None:
