@@ -29,6 +29,9 @@ ZERO_SHOT, RETRIEVAL = "zero_shot", "retrieval"
 
 _ENTRIES_READ_AT_ONCE = 512
 
+# Among so many images or less every one is found "within the first ten".
+_RECALLED = 10
+
 
 @dataclass(frozen=True)
 class TestSet:
@@ -79,12 +82,14 @@ def prepare(
         classes: where to take the classes from, if the source holds only some of them.
 
     Returns:
-        None where there is nothing to score: less than two classes, or less than two images.
+        None where there is nothing to score: less than two images or classes, or captions of ten images or less.
     """
     entries, pixels, broken = _decode_all(source.entries, preprocessor, pool)
     if len(entries) < 2:
         return None
     if source.has_captions:
+        if len(entries) <= _RECALLED:
+            return None
         pairs = [
             (caption, image)
             for image, entry in enumerate(entries)

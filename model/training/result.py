@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import jax.numpy as jnp
 import numpy as np
 
-from model.checkpoint import CONFIG_NAME, SAFETENSORS_NAME, read_json
+from model.checkpoint import SAFETENSORS_NAME
 from model.training.config import ZERO_SHOT_TEMPLATES
 from model.training.errors import TrainingError
 from model.training.evaluation import ZERO_SHOT
@@ -85,7 +85,7 @@ def write_model(folder: Path, start: Start, parameters: Mapping[str, jax.Array],
     Raises:
         TrainingError: a weight is too large for the dtype.
     """
-    settings = read_json(start.folder / CONFIG_NAME)
+    settings = start.description.settings
     cast = {name: jnp.asarray(value).astype(dtype) for name, value in parameters.items()}
     unfit = [name for name, value in cast.items() if not np.isfinite(np.asarray(value, np.float32)).all()]
     if unfit:

@@ -300,7 +300,7 @@ class _Run:
 
     def _facts(self) -> dict[str, Any]:
         """What must be the same for a run to go on."""
-        weights = sorted(self._prepared.start.folder.glob("*.safetensors"))
+        weights = self._prepared.start.description.weight_files
         return {
             "settings": self._config.to_dict(),
             "start": fingerprint_of_settings({file.name: fingerprint_of_file(file) for file in weights}),
@@ -566,9 +566,7 @@ class _Run:
         for settings in self._config.report:
             test = prepared.test_set(open_source(settings), settings.title or settings.path.name)
             if test is None:
-                self._notice(
-                    f"{settings.path} cannot be scored: it has less than two images, or one class only"
-                )
+                self._notice(f"{settings.path} cannot be scored: it has one class only, or too few images")
                 continue
             before = (
                 None

@@ -192,6 +192,7 @@ def make_trainer(
         lora=config.model.lora,
         optimizer_config=config.optimizer,
         preprocessor=start.description.preprocessor,
+        reads_attention_mask=start.description.reads_attention_mask,
         accumulate=config.schedule.accumulate,
         devices=choose_devices(config),
         seed=config.seed,
@@ -278,7 +279,12 @@ def prepare_run(config: TrainingConfig, work: Path) -> Prepared:
         trainer,
         batches,
         (),
-        Embedder(blueprint, preprocessor, devices),
+        Embedder(
+            blueprint,
+            preprocessor,
+            reads_attention_mask=start.description.reads_attention_mask,
+            devices=devices,
+        ),
     )
     titles: dict[str, int] = {}
     tests = []

@@ -15,7 +15,6 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from model.checkpoint import CONFIG_NAME, read_json
 from model.clip import CLIPConfig, CLIPModel
 from model.errors import ConfigurationError, UnsupportedCheckpointError
 from model.families import describe
@@ -29,7 +28,11 @@ if TYPE_CHECKING:
     from model.training.config import ModelConfig, NewModelConfig
 
 # The whole model of each family that can be trained: `model_type` to module, class and the loss it was made for.
-_WHOLE_MODELS = {"clip": ("model.clip", "CLIPModel", "softmax")}
+WHOLE_MODELS = {
+    "clip": ("model.clip", "CLIPModel", "softmax"),
+    "siglip": ("model.siglip", "SiglipModel", "sigmoid"),
+    "vision-text-dual-encoder": ("model.dual_encoder", "VisionTextDualEncoderModel", "softmax"),
+}
 
 # Everything of a checkpoint that goes with the weights into the result unchanged.
 SIDE_FILES = (
@@ -80,12 +83,13 @@ def load_start(folder: Path, dtype: str) -> Start:
         UnsupportedCheckpointError: its family cannot be trained here.
     """
     description = describe(folder)
-    kind = read_json(folder / CONFIG_NAME).get("model_type")
-    if kind not in _WHOLE_MODELS:
+    kind = description.settings.get("model_type")
+    if kind not in WHOLE_MODELS:
         raise UnsupportedCheckpointError(
-            f"{folder} is of type {kind!r}, which cannot be trained here; {', '.join(_WHOLE_MODELS)} can"
+            f"{folder} cannot be trained here: its model_type is {kind!r}, and only {', '.join(WHOLE_MODELS)} can be. "
+            "Take the same model in Transformers' layout, if there is one"
         )
-    module, name, loss = _WHOLE_MODELS[kind]
+    module, name, loss = WHOLE_MODELS[kind]
     model_class: type[PretrainedModel] = getattr(importlib.import_module(module), name)
     model = model_class.from_pretrained(folder, dtype=jnp.dtype(dtype), param_dtype=jnp.float32)
     return Start(folder, model, model_class, description, loss)

@@ -99,6 +99,7 @@ class Trainer:
         lora: LoraConfig | None,
         optimizer_config: OptimizerConfig,
         preprocessor: ImagePreprocessor,
+        reads_attention_mask: bool,
         accumulate: int,
         devices: Sequence[jax.Device],
         seed: int,
@@ -113,6 +114,7 @@ class Trainer:
             lora: of the low-rank additions, if any.
             optimizer_config: of the optimiser and the moving average.
             preprocessor: how pixels are normalised.
+            reads_attention_mask: whether the text tower is told what is padding.
             accumulate: parts that a batch is computed in.
             devices: that share it.
             seed: of dropout.
@@ -127,6 +129,7 @@ class Trainer:
         self._mesh = Mesh(np.asarray(devices), (BATCH_AXIS,))
         self._everywhere, self._divided = _placements(self._mesh)
         self._table = jnp.asarray(preprocessor.normalization_table)
+        self._reads_attention_mask = reads_attention_mask
         self._seed = seed
         self._key = jax.random.key(seed)
         self._still = jax.device_put(plan.still(parameters), self._everywhere)
@@ -175,7 +178,8 @@ class Trainer:
         model = self._build(trained, still)
         rngs = nnx.Rngs(dropout=key)
         images = model.get_image_features(normalise(inputs.pixels, self._table), rngs=rngs)
-        texts = model.get_text_features(inputs.input_ids, inputs.attention_mask, rngs=rngs)
+        mask = inputs.attention_mask if self._reads_attention_mask else None
+        texts = model.get_text_features(inputs.input_ids, mask, rngs=rngs)
         return unit(images), unit(texts)
 
     def _compare(self, images: jax.Array, texts: jax.Array, model: Any, pairs: Pairs) -> jax.Array:
@@ -257,7 +261,12 @@ class Embedder:
     """A model's towers alone, for any parameters of it, in portions of one size so that each compiles once."""
 
     def __init__(
-        self, blueprint: Blueprint, preprocessor: ImagePreprocessor, devices: Sequence[jax.Device]
+        self,
+        blueprint: Blueprint,
+        preprocessor: ImagePreprocessor,
+        *,
+        reads_attention_mask: bool,
+        devices: Sequence[jax.Device],
     ) -> None:
         """Prepare the functions; arguments as for `Trainer`."""
         table = jnp.asarray(preprocessor.normalization_table)
@@ -270,7 +279,9 @@ class Embedder:
             )
         )
         self._texts = jax.jit(
-            lambda parameters, ids, mask: unit(blueprint.build(parameters).get_text_features(ids, mask))
+            lambda parameters, ids, mask: unit(
+                blueprint.build(parameters).get_text_features(ids, mask if reads_attention_mask else None)
+            )
         )
 
     def images(self, parameters: Parameters, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:

@@ -1,6 +1,9 @@
 """One training step: gradients against PyTorch, parts against the whole, averages, what stands still."""
 
+import importlib
+import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -10,11 +13,14 @@ import pytest
 
 from model import CLIPModel
 from model.checkpoint import TORCH_DRESS, ArraySource
+from model.configuration import height_and_width
+from model.contrast import contrastive_loss
 from model.preprocess import ImagePreprocessor
 from model.training.config import LoraConfig, ModelConfig, OptimizerConfig
 from model.training.losses import Pairs
 from model.training.parameters import Blueprint, Plan
-from model.training.step import Inputs, State, TowerInputs, Trainer, normalise
+from model.training.start import WHOLE_MODELS
+from model.training.step import Embedder, Inputs, State, TowerInputs, Trainer, normalise
 from model.weights import fill
 
 PREPROCESSOR = ImagePreprocessor.from_config(
@@ -59,6 +65,7 @@ def make(
             lora=model_config.lora,
             optimizer_config=config,
             preprocessor=PREPROCESSOR,
+            reads_attention_mask=True,
             accumulate=accumulate,
             devices=jax.devices()[:1],
             seed=0,
@@ -126,3 +133,62 @@ def test_only_low_rank_additions_move_their_average_follows_and_the_logit_scale_
     moving = {f"text_model.blocks.{number}.attention.query.kernel" for number in range(2)} | {"logit_scale"}
     for name, value in trainer.whole(state.trained).items():
         assert (np.abs(np.asarray(value) - before[name]).max() > 0) == (name in moving), name
+
+
+@pytest.mark.parametrize("folder", ["siglip", "dual-vit-roberta"])
+def test_other_families_have_their_own_loss_and_every_parameter_learns(
+    folder: str, reference_folder: Path
+) -> None:
+    kind = json.loads((reference_folder / folder / "config.json").read_text(encoding="utf-8"))["model_type"]
+    module, name, loss_kind = WHOLE_MODELS[kind]
+    model_class = getattr(importlib.import_module(module), name)
+    model = model_class.from_pretrained(reference_folder / folder)
+    vision, text = model.config.vision_config, model.config.text_config
+    height, width = height_and_width(vision.image_size)
+    preprocessor = ImagePreprocessor.from_config(
+        {
+            "size": {"height": height, "width": width},
+            "do_center_crop": False,
+            "image_processor_type": "SiglipImageProcessor",
+        }
+    )
+    blueprint = Blueprint(model)
+    parameters = blueprint.take(model)
+    trainer = Trainer(
+        blueprint,
+        Plan.of(ModelConfig(base="any"), {path: value.shape for path, value in parameters.items()}),
+        parameters,
+        loss=loss_kind,  # type: ignore[arg-type]
+        lora=None,
+        optimizer_config=OptimizerConfig(),
+        preprocessor=preprocessor,
+        reads_attention_mask=False,
+        accumulate=1,
+        devices=jax.devices()[:1],
+        seed=0,
+    )
+    random = np.random.default_rng(0)
+    pixels = random.integers(0, 256, (3, height, width, 3)).astype(np.uint8)
+    ids = random.integers(3, text.vocab_size, (3, 8)).astype(np.int32)
+    numbers = jnp.arange(3, dtype=jnp.int32)
+    nothing = jnp.full((3, 1), -2, jnp.int32)
+    inputs = Inputs(
+        TowerInputs(jnp.asarray(pixels), jnp.asarray(ids), jnp.ones((3, 8), jnp.int32)),
+        Pairs(numbers[:, None], nothing + 1, numbers, nothing),
+    )
+    loss, gradients = jax.jit(trainer.gradients)(trainer.start(parameters), inputs)
+    output = model(ids, preprocessor.normalize(pixels).transpose(0, 3, 1, 2))
+    if loss_kind == "sigmoid":
+        logits = np.asarray(output.logits_per_image)
+        np.testing.assert_allclose(loss, np.log1p(np.exp((1 - 2 * np.eye(3)) * logits)).sum() / 3, rtol=1e-4)
+    else:
+        # This family trains with dropout, so the loss is not that of the model at rest.
+        assert not np.isclose(loss, float(contrastive_loss(output.logits_per_text)), rtol=1e-4)
+    embedder = Embedder(blueprint, preprocessor, reads_attention_mask=False, devices=jax.devices()[:1])
+    np.testing.assert_allclose(embedder.images(parameters, pixels), output.image_embeds, atol=1e-5)
+    np.testing.assert_allclose(
+        embedder.texts(parameters, ids, np.ones_like(ids)), output.text_embeds, atol=1e-5
+    )
+    # A softmax does not feel what is added to all its scores, and only rows of tables that were looked up learn.
+    still = {path for path, value in gradients.items() if np.abs(value).max() == 0}
+    assert all("key" in path or "token_type" in path or "logit_bias" in path for path in still), still
