@@ -45,11 +45,14 @@ BURST_SECONDS: Final = 2.0
 """Shots of one camera within this time and with close vectors are a burst."""
 _AGREEING_QUANTILE: Final = 0.99
 _CLOSE_QUANTILE: Final = 0.9999
+_PROPOSED_PER_IMAGE: Final = 10
+"""In large libraries a hundredth of all pairs is too many to look at: vectors agree, then, from where about this many
+others are left for each image."""
 _FEWEST_FOR_QUANTILES: Final = 50
 _SAMPLE_FOR_QUANTILES: Final = 2000
 _HASH_LIMITS: Final = DecodeLimits(time_limit_seconds=20.0)
-_BLOCK: Final = 2048
-"""Rows of the matrix of cosines made at a time: 100,000 images make it 0.8 GB wide in float32."""
+_BLOCK: Final = 1024
+"""Rows of the matrix of cosines made at a time: with 100,000 images they take 0.4 GB."""
 
 
 @dataclass(frozen=True)
@@ -77,14 +80,25 @@ class DuplicateGroup:
     cosines: tuple[float, ...]
 
 
-def limits_of(sample: NDArray[np.float32]) -> Limits:
-    """Learn from images of a library, float32 (m, dimension), how close different pictures come."""
+def limits_of(sample: NDArray[np.float32], images: int | None = None) -> Limits:
+    """Learn how close different pictures come.
+
+    Args:
+        sample: Vectors of images of a library, float32 (m, dimension).
+        images: How many the library holds, if that is more than the sample.
+    """
+    images = max(len(sample), images or 0)
     if len(sample) < _FEWEST_FOR_QUANTILES:
         return Limits(agreeing=0.85, close=0.95)
     if len(sample) > _SAMPLE_FOR_QUANTILES:
         sample = sample[np.linspace(0, len(sample) - 1, _SAMPLE_FOR_QUANTILES).astype(np.int64)]
     cosines = (sample @ sample.T)[np.triu_indices(len(sample), 1)]
-    agreeing, close = np.quantile(cosines, [_AGREEING_QUANTILE, _CLOSE_QUANTILE])
+    # The highest quantile that a sample of two million pairs can still tell is one in a hundred thousand.
+    quantiles = [
+        min(0.9999, max(_AGREEING_QUANTILE, 1 - _PROPOSED_PER_IMAGE / images)),
+        min(0.99999, max(_CLOSE_QUANTILE, 1 - 1 / images)),
+    ]
+    agreeing, close = np.quantile(cosines, quantiles)
     # A library of nothing but copies must not raise the limits out of the reach of copies.
     return Limits(agreeing=min(float(agreeing), 0.95), close=min(float(close), 0.985))
 

@@ -447,7 +447,7 @@ class Library:
     def _comparison(self) -> Comparison:
         with self._lock:
             if self._limits is None:
-                self._limits = limits_of(self._sampled().vectors)
+                self._limits = limits_of(self._sampled().vectors, len(self._reader))
             return Comparison(self._limits, self._fingerprints)
 
     # From a query to vectors

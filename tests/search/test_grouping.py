@@ -135,6 +135,10 @@ def test_limits_follow_the_library() -> None:
     cosines = (vectors @ vectors.T)[np.triu_indices(300, 1)]
     assert np.mean(cosines >= limits.agreeing) == pytest.approx(0.01, abs=0.002)
     assert limits.agreeing < limits.close < 1
+    # Of many images fewer pairs are proposed.
+    large = limits_of(vectors, 10_000)
+    assert np.mean(cosines >= large.agreeing) == pytest.approx(0.001, abs=0.0003)
+    assert limits_of(vectors, 10_000_000).close <= 0.985
     copies = np.repeat(vectors[:1], 100, axis=0)
     assert limits_of(copies) == Limits(agreeing=0.95, close=0.985)
     assert limits_of(vectors[:10]).close == 0.95
