@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from indexer.decode import DecodeLimits
+    from indexer.doctor import Finding, Recovery, examine, recover
     from indexer.errors import (
         DiskFullError,
         ImageGoneError,
@@ -43,6 +44,7 @@ __all__ = [
     "DecodeLimits",
     "DiskFullError",
     "FileFailure",
+    "Finding",
     "ForgetSummary",
     "ImageGoneError",
     "ImageRecord",
@@ -59,17 +61,26 @@ __all__ = [
     "ModelMismatchError",
     "NotInLibraryError",
     "NothingToIndexError",
+    "Recovery",
     "RootStatus",
     "default_library_path",
     "display_path",
+    "examine",
     "forget",
     "index_folders",
     "predict_model_change",
     "read_pixels",
+    "recover",
 ]
 
 _HOMES = {
     "indexer.decode": ("DecodeLimits",),
+    "indexer.doctor": (
+        "Finding",
+        "Recovery",
+        "examine",
+        "recover",
+    ),
     "indexer.errors": (
         "DiskFullError",
         "ImageGoneError",

@@ -488,6 +488,52 @@ class Catalog:
         self.set_setting("generation", generation)
         self._db.execute("DELETE FROM departed")
 
+    # what `indexer.doctor` needs to fill a new catalog from the remains of an old one
+
+    def columns_of(self, table: str) -> list[str]:
+        """The names of a table's columns."""
+        return [row[1] for row in self._db.execute(f"PRAGMA table_info({table})")]
+
+    def count(self, table: str) -> int:
+        """Number of rows of a table."""
+        return int(self._db.execute(f"SELECT count(*) FROM {table}").fetchone()[0])  # noqa: S608
+
+    def salvage(self, table: str, columns: list[str], rows: Iterable[tuple[Any, ...]]) -> int:
+        """Puts in rows as they are, those left out that the schema refuses; returns how many went in."""
+        self._db.execute("PRAGMA defer_foreign_keys = ON")
+        marks = ", ".join("?" * len(columns))
+        verb = "INSERT OR REPLACE" if table == "settings" else "INSERT OR IGNORE"
+        statement = f"{verb} INTO {table} ({', '.join(columns)}) VALUES ({marks})"
+        done = 0
+        for row in rows:
+            try:
+                done += self._db.execute(statement, row).rowcount
+            except sqlite3.IntegrityError:
+                continue
+        return done
+
+    def tidy_after_salvage(self) -> dict[str, int]:
+        """Takes out rows that lost what they belong to; returns how many of each kind."""
+        dropped = {
+            "files": self._db.execute(
+                "DELETE FROM files WHERE root_id NOT IN (SELECT id FROM roots)"
+                " OR (image_id IS NOT NULL AND image_id NOT IN (SELECT id FROM images))"
+            ).rowcount,
+            "vectors": self._db.execute(
+                "DELETE FROM vectors WHERE image_id NOT IN (SELECT id FROM images)"
+                " OR model_id NOT IN (SELECT id FROM models)"
+            ).rowcount,
+        }
+        self._db.execute(
+            "UPDATE images SET gone_at = ? WHERE gone_at IS NULL"
+            " AND NOT EXISTS (SELECT 1 FROM files WHERE image_id = images.id)",
+            (now(),),
+        )
+        self.set_setting("library_id", uuid.uuid4().hex)
+        self.set_setting("generation", 0)
+        self.set_setting("lacks_vectors", True)
+        return dropped
+
 
 def unpack_vectors(
     rows: Sequence[tuple[int, bytes]], dimension: int
