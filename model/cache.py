@@ -54,6 +54,16 @@ def write_entry(kind: str, name: str, content: bytes) -> None:
         return
 
 
+def keep_newest(kind: str, count: int) -> None:
+    """Drops all entries of a kind but the `count` that were written last."""
+    try:
+        entries = sorted((cache_folder() / kind).iterdir(), key=lambda path: path.stat().st_mtime_ns)
+        for path in entries[:-count]:
+            path.unlink(missing_ok=True)
+    except OSError:
+        return
+
+
 def cached_fingerprint(path: Path) -> str:
     """Returns the SHA-256 of a file, hashing it only if this very file was not hashed before.
 

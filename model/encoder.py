@@ -263,7 +263,7 @@ class Encoder:
         # At least one place stays for padding unless the text fills the tower: a checkpoint whose pooling
         # picks a padding # token (there are some) then picks the same one as with padding to the end.
         full = self.tokenizer.max_length
-        if not self._description.pads_to_full_length:
+        if not (self._description.pads_to_full_length or self.tokenizer.pads_left):
             for length in _SHORT_TEXT_LENGTHS:
                 if tokens < length < full:
                     return length

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from model.cache import read_entry, write_entry
+from model.cache import keep_newest, read_entry, write_entry
 from model.machine import processor_flags
 
 if TYPE_CHECKING:
@@ -38,6 +38,9 @@ if TYPE_CHECKING:
     from model.checkpoint import WeightSource
 
 _KIND = "programs"
+
+# A model has about a dozen, of up to a megabyte each; every update of the software makes new ones.
+_MOST_PROGRAMS = 100
 
 
 @dataclass(frozen=True)
@@ -146,6 +149,7 @@ def keep_program(name: str, program: StoredProgram) -> None:
     head = {"output_shape": program.output_shape, "origins": [asdict(origin) for origin in program.origins]}
     encoded = json.dumps(head).encode("ascii")
     write_entry(_KIND, name, len(encoded).to_bytes(8, "little") + encoded + program.code)
+    keep_newest(_KIND, _MOST_PROGRAMS)
 
 
 def is_usable() -> bool:

@@ -70,7 +70,7 @@ class TokenBatch:
     """Texts as a text tower reads them.
 
     Attributes:
-        input_ids: int32 (batch, tokens), padded at the end.
+        input_ids: int32 (batch, tokens), padded.
         attention_mask: int32 (batch, tokens), 1 for a token and 0 for padding.
     """
 
@@ -86,6 +86,7 @@ class TextTokenizer:
         max_length: The most tokens a text may have, opening and closing token included.
         pad_id: The id to fill up with.
         cleaning: What happens to a text first.
+        pads_left: Whether padding goes before a text instead of behind it.
     """
 
     def __init__(
@@ -95,6 +96,7 @@ class TextTokenizer:
         max_length: int,
         pad_id: int,
         cleaning: TextCleaning = TextCleaning.NONE,
+        pads_left: bool = False,
     ) -> None:
         special = tokenizer.num_special_tokens_to_add(is_pair=False)
         if max_length <= special:
@@ -108,6 +110,7 @@ class TextTokenizer:
         self.max_length = max_length
         self.pad_id = pad_id
         self.cleaning = cleaning
+        self.pads_left = pads_left
 
     @classmethod
     def from_pretrained(
@@ -142,6 +145,7 @@ class TextTokenizer:
             max_length=max_length,
             pad_id=_pad_id(tokenizer, settings) if pad_id is None else pad_id,
             cleaning=cleaning,
+            pads_left=settings.get("padding_side") == "left",
         )
 
     @property
@@ -177,7 +181,7 @@ class TextTokenizer:
         return self.pad(self.ids(texts), length=length)
 
     def pad(self, ids: Sequence[Sequence[int]], *, length: int | None = None) -> TokenBatch:
-        """Pads lists of ids at their end; as `__call__` otherwise."""
+        """Pads lists of ids, at their end unless `pads_left`; as `__call__` otherwise."""
         longest = max((len(row) for row in ids), default=0)
         if length is None:
             length = longest
@@ -186,8 +190,9 @@ class TextTokenizer:
         input_ids = np.full((len(ids), length), self.pad_id, dtype=np.int32)
         attention_mask = np.zeros((len(ids), length), dtype=np.int32)
         for row, values in enumerate(ids):
-            input_ids[row, : len(values)] = values
-            attention_mask[row, : len(values)] = 1
+            place = slice(length - len(values), None) if self.pads_left else slice(len(values))
+            input_ids[row, place] = values
+            attention_mask[row, place] = 1
         return TokenBatch(input_ids, attention_mask)
 
     def _clean(self, text: str, row: int) -> str:

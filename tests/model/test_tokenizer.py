@@ -41,6 +41,19 @@ def test_many_texts_are_tokenised_as_each_alone(tokenizer: TextTokenizer) -> Non
     assert tokenizer.ids(texts) == [tokenizer.ids([text])[0] for text in texts]
 
 
+def test_a_checkpoint_may_want_its_padding_before_the_text(tmp_path: Path) -> None:
+    folder = copy(tmp_path / "left", pad_token="<pad>", padding_side="left")
+    batch = TextTokenizer.from_pretrained(folder, max_length=24)(["dog", ""], length=4)
+    assert batch.input_ids[:, -1].tolist() == [END, END]
+    assert batch.input_ids[:, 0].tolist() == [PAD, PAD]
+    assert batch.attention_mask.tolist() == [[0, 1, 1, 1], [0, 0, 1, 1]]
+
+
+def test_what_lies_beyond_65536_characters_is_not_read(tokenizer: TextTokenizer) -> None:
+    assert tokenizer.ids([" " * 65_530 + "dog"]) == tokenizer.ids(["dog"])
+    assert tokenizer.ids([" " * 65_536 + "dog"]) == tokenizer.ids([""])
+
+
 def test_a_text_that_does_not_fit_the_length_asked_for_is_named(tokenizer: TextTokenizer) -> None:
     with pytest.raises(ModelInputError, match="A text has 4 tokens, which do not fit into 3"):
         tokenizer(["dog car"], length=3)
@@ -153,6 +166,7 @@ def test_a_checkpoint_without_a_tokenizer_or_with_a_damaged_one_is_named(tmp_pat
         ("  A  Photo\n of\ta DOG ", "a photo of a dog"),
         ("caf\u00c3\u00a9", "caf\u00e9"),
         ("&amp;lt;b&amp;gt; &amp; co", "<b> & co"),
+        ("1 < 2 &amp;amp; 3", "1 < 2 & 3"),
         ("\u201cquoted\u201d", '"quoted"'),
     ],
 )
