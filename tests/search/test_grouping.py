@@ -48,8 +48,8 @@ def no_file(path: Path) -> int | None:
         (10, 0.81, True),
         (11, 0.89, False),
         (11, 0.9, True),
-        (20, 0.95, True),
-        (21, 0.99, False),
+        (16, 0.95, True),
+        (17, 0.99, False),
     ],
 )
 def test_vectors_propose_and_hashes_confirm(bits: int, cosine: float, near: bool) -> None:
