@@ -38,6 +38,7 @@ if TYPE_CHECKING:
         RootStatus,
     )
     from indexer.roots import ForgetSummary, forget
+    from indexer.watch import watch_folders
 
 __all__ = [
     "ChangePrediction",
@@ -71,6 +72,7 @@ __all__ = [
     "predict_model_change",
     "read_pixels",
     "recover",
+    "watch_folders",
 ]
 
 _HOMES = {
@@ -119,6 +121,7 @@ _HOMES = {
         "ForgetSummary",
         "forget",
     ),
+    "indexer.watch": ("watch_folders",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

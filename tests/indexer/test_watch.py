@@ -1,0 +1,109 @@
+"""A library that stays current by itself."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+from indexer_fakes import draw
+
+from indexer import LibraryReader
+from indexer.lock import writer_lock
+from indexer.watch import _folders_to_index, watch_folders
+
+
+@pytest.fixture
+def watching(library, photos, encoder):
+    """Runs the watch in a thread; gives the summaries and notices so far."""
+    stop = threading.Event()
+    summaries, notices, failures = [], [], []
+
+    def work():
+        try:
+            watch_folders(
+                library,
+                [photos],
+                encoder,
+                should_stop=stop.is_set,
+                on_summary=summaries.append,
+                on_notice=notices.append,
+                debounce_seconds=0.2,
+                workers=1,
+            )
+        except BaseException as error:  # noqa: BLE001  (shown by the test)
+            failures.append(error)
+
+    draw(photos / "first.png", 1)
+    thread = threading.Thread(target=work)
+    thread.start()
+    wait_for(lambda: len(summaries) >= 2 or failures)
+    yield summaries, notices
+    stop.set()
+    thread.join()
+    assert failures == []
+
+
+def wait_for(condition):
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def files_in(library):
+    with LibraryReader.open(library) as reader:
+        return {record.path.name for record in reader.images(reader.ids())}
+
+
+def test_what_changes_is_indexed(watching, check, photos, library):
+    summaries, _ = watching
+    draw(photos / "sub" / "second.png", 2)
+    wait_for(lambda: files_in(library) == {"first.png", "second.png"})
+    (photos / "first.png").rename(photos / "sub" / "moved.png")
+    wait_for(lambda: files_in(library) == {"moved.png", "second.png"})
+    (photos / "sub" / "second.png").unlink()
+    wait_for(lambda: files_in(library) == {"moved.png"})
+    check([photos / "sub" / "moved.png"])
+    runs = len(summaries)
+    time.sleep(1)  # reading files and writing the library are no changes
+    assert len(summaries) <= runs + 1
+
+
+def test_the_library_inside_the_folder_does_not_wake_it(photos, encoder):
+    stop = threading.Event()
+    summaries = []
+    draw(photos / "a.png", 1)
+    thread = threading.Thread(
+        target=watch_folders,
+        args=(photos / "library", [photos], encoder),
+        kwargs={
+            "should_stop": stop.is_set,
+            "on_summary": summaries.append,
+            "debounce_seconds": 0.1,
+            "workers": 1,
+        },
+    )
+    thread.start()
+    wait_for(lambda: len(summaries) >= 2)
+    time.sleep(1.5)
+    stop.set()
+    thread.join()
+    assert len(summaries) <= 3
+
+
+def test_another_writer_is_waited_for(watching, photos, library):
+    _, notices = watching
+    with writer_lock(library):
+        draw(photos / "second.png", 2)
+        wait_for(lambda: notices)
+    assert "Another process is writing" in notices[0]
+    wait_for(lambda: "second.png" in files_in(library))
+
+
+def test_folders_to_index(tmp_path):
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    roots = [str(tmp_path / "a")]
+    assert _folders_to_index({str(tmp_path / "a" / "b" / "gone" / "x")}, roots) == [str(tmp_path / "a" / "b")]
+    assert _folders_to_index({str(tmp_path / "elsewhere")}, roots) == []
+    assert _folders_to_index({str(tmp_path / "a" / str(number)) for number in range(100)}, roots) == roots
