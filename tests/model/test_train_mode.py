@@ -11,7 +11,7 @@ import pytest
 from flax import nnx
 
 from model import CLIPModel, VisionTextDualEncoderModel
-from model.layers import dropout
+from model.layers import dropout, product
 from model.weights import export
 
 
@@ -123,3 +123,44 @@ def test_gradients_flow_through_half_precision(golden: Callable[[str], Any]) -> 
     assert {leaf.dtype for leaf in jax.tree.leaves(state)} == {jnp.dtype(jnp.float32)}
     norm = np.sqrt(sum(np.sum(np.square(leaf)) for leaf in jax.tree.leaves(state)))
     np.testing.assert_allclose(norm, np.linalg.norm(known["gradient_norms"]), rtol=0.02)
+
+
+@pytest.mark.parametrize(
+    ("subscripts", "shapes"),
+    [
+        ("aby,yz->abz", ((3, 8, 30), (30, 42))),
+        ("bihc,bjhc->bhij", ((3, 7, 3, 10), (3, 7, 3, 10))),
+        ("bhij,bjhc->bihc", ((3, 3, 7, 7), (3, 7, 3, 10))),
+    ],
+)
+def test_gradients_of_half_products_arrive_in_float32_and_not_rounded_again(
+    subscripts: str, shapes: tuple[tuple[int, ...], tuple[int, ...]]
+) -> None:
+    half = jnp.dtype(jnp.bfloat16)
+    operands = [jax.random.normal(jax.random.key(seed), shape) for seed, shape in enumerate(shapes)]
+
+    def loss(left: jax.Array, right: jax.Array) -> jax.Array:
+        return jnp.sum(jnp.square(product(subscripts, left, right, half)))
+
+    def exact(left: jax.Array, right: jax.Array) -> jax.Array:
+        return jnp.sum(jnp.square(jnp.einsum(subscripts, left, right, precision="highest")))
+
+    found = jax.jit(jax.grad(loss, (0, 1)))(*operands)
+    for given, wanted in zip(found, jax.grad(exact, (0, 1))(*operands), strict=True):
+        assert given.dtype == jnp.float32
+        assert np.any(np.asarray(given) != np.asarray(given.astype(half).astype(jnp.float32)))
+        np.testing.assert_allclose(given, wanted, rtol=0.05, atol=0.05 * np.abs(wanted).max())
+
+
+def test_the_way_back_of_a_layer_multiplies_halves() -> None:
+    """As the way there does: that is what half precision is fast at."""
+    half = jnp.dtype(jnp.bfloat16)
+
+    def loss(left: jax.Array, right: jax.Array) -> jax.Array:
+        return jnp.sum(product("ay,yz->az", left, right, half))
+
+    traced = jax.make_jaxpr(jax.grad(loss, argnums=(0, 1)))(jnp.ones((3, 4)), jnp.ones((4, 5)))
+    products = [line for line in traced.eqns if line.primitive.name == "dot_general"]
+    assert len(products) == 3
+    assert {operand.aval.dtype for line in products for operand in line.invars} == {half}
+    assert {line.outvars[0].aval.dtype for line in products} == {jnp.dtype(jnp.float32)}
