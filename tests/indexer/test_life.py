@@ -252,3 +252,34 @@ Life.TestCase.settings = settings(
     print_blob=True,
 )
 TestLife = Life.TestCase
+
+
+@pytest.mark.parametrize("kills", [int(os.environ.get("IMAGO_KILLS", "8"))])
+def test_a_library_survives_kill_after_kill(tmp_path, kills):
+    """`IMAGO_KILLS` sets how many (`make test-faults` sets it high); between them, files change."""
+    random = np.random.default_rng(1)
+    root, library = tmp_path / "root", tmp_path / "library"
+    seeds = {f"{number:02}.png": number for number in range(25)}
+    for name, seed in seeds.items():
+        draw(root / name, seed)
+    killed = 0
+    for number in range(20 * kills):
+        code = Server.run(str(library), str(root), "a1", int(random.integers(1, 300)))
+        assert code in {0, -9}
+        killed += code == -9
+        if killed == kills:
+            break
+        name = str(random.choice(sorted(seeds)))
+        seeds[name] = 1000 + number
+        draw(root / name, seeds[name])
+    assert killed == kills
+    assert Server.run(str(library), str(root), "a1", 0) == 0
+    encoder = FakeEncoder()
+    with LibraryReader.open(library) as reader:
+        assert len(reader) == len(seeds)
+        assert reader.notices == []
+        for name in seeds:
+            fresh = encoder.encode_pixels(read_pixels(root / name, encoder.preprocessor)[None])
+            np.testing.assert_array_equal(
+                reader.vectors([reader.find(root / name)]), fresh.astype(np.float16)
+            )
