@@ -59,14 +59,33 @@ class Results {
       if (this.hasShown) this.scroller.scrollTo({ top: 0 });
       this.hasShown = true;
     }
-    for (const tile of this.tiles.values()) tile.remove();
-    this.tiles.clear();
+    // More hits of the same query leave those that are shown, and the focus, where they are.
+    const hadFocus = this.list.contains(this.list.getRootNode().activeElement);
+    for (const [index, tile] of this.tiles) {
+      if (!isOther && tile.dataset.shows === this.identity(index)) {
+        tile.setAttribute("aria-setsize", this.setSize);
+        continue;
+      }
+      tile.remove();
+      this.tiles.delete(index);
+    }
     this.relayout();
+    if (hadFocus && !isOther && this.focused < this.length) this.tile(this.focused).querySelector("button").focus({ preventScroll: true });
     this.followAddress();
   }
 
   get length() {
     return this.data.ids.length;
+  }
+
+  get setSize() {
+    return String(this.data.has_more ? -1 : this.length);
+  }
+
+  // Two places of the grid that look the same have the same.
+  identity(index) {
+    const d = this.data;
+    return [d.ids[index], d.folded[index], d.tips[index], d.marks?.[index]].join("|");
   }
 
   hit(index) {
@@ -209,7 +228,7 @@ class Results {
     }
     const item = make(
       "li",
-      { "aria-setsize": this.data.has_more ? -1 : this.length, "aria-posinset": index + 1 },
+      { "aria-setsize": this.setSize, "aria-posinset": index + 1, "data-shows": this.identity(index) },
       button,
       caption,
     );

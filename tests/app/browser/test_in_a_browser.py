@@ -7,7 +7,10 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 import pytest
+from PIL import Image
 
+from indexer import index_folders
+from model import Encoder
 from search import Library
 
 if TYPE_CHECKING:
@@ -277,3 +280,27 @@ def test_axe_finds_nothing_serious(
     violations = axe.run(page).response["violations"]
     serious = [violation for violation in violations if violation["impact"] in {"serious", "critical"}]
     assert [(violation["id"], [node["html"] for node in violation["nodes"]]) for violation in serious] == []
+
+
+def test_many_hits_come_as_one_scrolls_and_only_some_are_in_the_page(
+    visit: Visit, start_server: Callable[[Path], "Server"], tmp_path: Path
+) -> None:
+    folder = tmp_path / "many"
+    folder.mkdir()
+    for number in range(900):
+        colour = (number % 16 * 16, number // 16 % 16 * 16, number // 256 * 60)
+        Image.new("RGB", (24, 16), colour).save(folder / f"{number:04}.png")
+    index_folders(tmp_path / "library", [folder], Encoder.load("starter"))
+    page = visit(f"{start_server(tmp_path / 'library').address}/?q=is:landscape&order=name")
+    assert names(page)[0] == "0000.png"
+    tiles(page).first.focus()
+    for _ in range(100):
+        page.keyboard.press("End")  # reaches the list only while the focus is in it
+        page.wait_for_timeout(300)
+        if page.locator("li[aria-posinset='900']").count():
+            break
+    page.keyboard.press("End")
+    expect(page.get_by_role("button", name="0899.png")).to_be_focused()
+    expect(page.get_by_role("button", name="0899.png")).to_be_in_viewport()
+    assert tiles(page).count() < 300
+    assert page.locator("li[aria-posinset='900']").get_attribute("aria-setsize") == "900"
