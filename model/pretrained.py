@@ -10,6 +10,7 @@ from flax import nnx
 
 from model.checkpoint import CONFIG_NAME, open_weights, read_json, write_checkpoint
 from model.errors import ModelNotFoundError, UnsupportedCheckpointError
+from model.open_clip_files import OPEN_CLIP_CONFIG_NAME
 from model.weights import WeightTable, export, fill
 
 if TYPE_CHECKING:
@@ -19,9 +20,6 @@ if TYPE_CHECKING:
     from jax.typing import DTypeLike
 
     from model.configuration import Configuration
-
-
-_OPEN_CLIP_CONFIG_NAME = "open_clip_config.json"
 
 
 class PretrainedModel(nnx.Module):
@@ -59,7 +57,7 @@ class PretrainedModel(nnx.Module):
                 implemented.
         """
         folder = locate_folder(path_or_id)
-        if (folder / _OPEN_CLIP_CONFIG_NAME).exists() and not (folder / CONFIG_NAME).exists():
+        if (folder / OPEN_CLIP_CONFIG_NAME).exists() and not (folder / CONFIG_NAME).exists():
             raise UnsupportedCheckpointError(
                 f"{folder} is laid out by OpenCLIP, {cls.__name__} reads Transformers' layout: use OpenCLIPModel"
             )

@@ -28,6 +28,14 @@ def quick_compilation() -> Iterator[None]:
     jax.config.update("jax_disable_most_optimizations", before)
 
 
+@pytest.fixture
+def full_compilation(quick_compilation: None) -> Iterator[None]:
+    """Compile as users do, in a module that else does not."""
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", True)
+
+
 @dataclass(frozen=True)
 class Golden:
     """A checkpoint with the inputs that it was given and what Transformers answered."""

@@ -20,6 +20,8 @@ from model import (
     ModelInputError,
 )
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 HIDDEN = 2e-5  # raw hidden states are larger than what norms and projections leave of them
 
 
@@ -113,11 +115,22 @@ def test_each_part_alone_reads_its_share_of_the_whole(known: Any) -> None:
     known.check(tower.pooler_output, "vision_pooler_output")
 
 
+@pytest.mark.usefixtures("full_compilation")
 def test_compiled_calls_give_the_same_and_return_whole_outputs(clip: CLIPModel, known: Any) -> None:
     call = jax.jit(lambda model, ids, pixels, mask: model(ids, pixels, mask, output_hidden_states=True))
     output = call(clip, known["input_ids"], known["pixel_values"], known["attention_mask"])
     known.check(output.text_model_output.hidden_states, "text_hidden_states", HIDDEN)
     known.check(output.text_embeds, "joint_text_embeds")
+
+
+def test_outputs_are_reached_by_name_and_by_place(clip: CLIPModel, known: Any) -> None:
+    output = clip.vision_model(known["pixel_values"])
+    last, pooled = output
+    assert output["last_hidden_state"] is last is output[0] is output.last_hidden_state
+    assert pooled is output[1] is output.to_tuple()[-1]
+    assert output["attentions"] is None
+    with pytest.raises(KeyError):
+        output["logits"]
 
 
 @pytest.mark.parametrize("dtype", [np.int32, np.int64, np.uint8])

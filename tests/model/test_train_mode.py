@@ -35,7 +35,7 @@ def gradients(
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
-@pytest.mark.parametrize("name", ["clip-first-rules", "clip-later-rules"])
+@pytest.mark.parametrize("name", ["clip-first-rules"])
 def test_clip_gradients_are_those_of_pytorch(golden: Callable[[str], Any], name: str) -> None:
     known = golden(name)
     model = CLIPModel.from_pretrained(known.folder)
@@ -76,7 +76,7 @@ def with_dropout(folder: Any, model_class: Any, rate: float) -> Any:
 STILL = ("key.bias", "mask_token")
 
 
-@pytest.mark.parametrize("pair", ["clip-clip", "vit-bert", "dinov2-roberta"])
+@pytest.mark.parametrize("pair", ["clip-roberta", "vit-bert", "dinov2-clip"])
 def test_one_step_moves_every_parameter(golden: Callable[[str], Any], pair: str) -> None:
     known = golden(f"dual-pairs/{pair}")
     model = with_dropout(known.folder, VisionTextDualEncoderModel, 0.1)
@@ -92,7 +92,7 @@ def test_one_step_moves_every_parameter(golden: Callable[[str], Any], pair: str)
     assert all(name.endswith(STILL) for name in still), still
 
 
-@pytest.mark.parametrize("pair", ["clip-clip", "vit-bert", "dinov2-roberta"])
+@pytest.mark.parametrize("pair", ["vit-bert", "dinov2-clip"])
 def test_dropout_happens_where_a_call_is_given_rngs(golden: Callable[[str], Any], pair: str) -> None:
     known = golden(f"dual-pairs/{pair}")
     model = with_dropout(known.folder, VisionTextDualEncoderModel, 0.4)
