@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from PIL.Image import Exif, Image
 
 MEGAPIXEL = 1_000_000
+# Above this, images are decoded one at a time: 160 MB of pixels, and about as much again while they are converted.
+HEAVY_PIXELS = 40 * MEGAPIXEL
 _MAX_JPEG_SHRINK = 8  # the coarsest scale that libjpeg offers
 _TAG_ORIENTATION, _TAG_MAKE, _TAG_MODEL, _TAG_DATE = 0x0112, 0x010F, 0x0110, 0x0132
 _TAG_EXIF_FOLDER, _TAG_GPS_FOLDER = 0x8769, 0x8825
@@ -80,6 +82,10 @@ class SkipError(Exception):
 
 class RefusedError(Exception):
     """The file should be an image and cannot be used; the text says why."""
+
+
+class HeavyError(Exception):
+    """The image takes so much memory that it should be decoded while no other such image is."""
 
 
 class ChangedWhileReadError(RefusedError):
@@ -170,15 +176,22 @@ def read_file(path: str, limits: DecodeLimits) -> ReadFile:
 
 
 def decode(
-    file: ReadFile, preprocessor: Preprocessor, limits: DecodeLimits
+    file: ReadFile, preprocessor: Preprocessor, limits: DecodeLimits, *, may_be_heavy: bool = True
 ) -> tuple[NDArray[np.uint8], Metadata]:
     """Decodes an image just large enough for the model.
+
+    Args:
+        file: The file's bytes.
+        preprocessor: Makes the pixels.
+        limits: What the image may cost.
+        may_be_heavy: Whether an image above `HEAVY_PIXELS` may be decoded now.
 
     Returns:
         Pixels as the preprocessor makes them, uint8 (height, width, 3), and what the image says of itself.
 
     Raises:
         RefusedError: The image is too large, or its bytes are no image of its format.
+        HeavyError: The image is heavy, and now is not the time.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what Pillow warns of (odd tags, size) is judged here or harmless
@@ -186,9 +199,9 @@ def decode(
             image = open_image(file.data, file.format)
             metadata = read_metadata(image)
             shrink_while_decoding(image, preprocessor.minimum_side_pixels)
-            _check_pixels(image, limits)
+            _check_pixels(image, limits, may_be_heavy=may_be_heavy)
             return preprocessor(image), metadata
-        except (RefusedError, MemoryError):
+        except (RefusedError, HeavyError, MemoryError):
             raise
         except Exception as error:
             raise RefusedError(_explain(error, file.format)) from error
@@ -233,8 +246,8 @@ def read_metadata(image: Image) -> Metadata:
     return metadata
 
 
-def _check_pixels(image: Image, limits: DecodeLimits) -> None:
-    """Refuses an image by its header.
+def _check_pixels(image: Image, limits: DecodeLimits, *, may_be_heavy: bool) -> None:
+    """Refuses an image by its header, or puts it off.
 
     `image.size` is what will be decoded, after `shrink_while_decoding`. A progressive JPEG is the
     exception: its coefficients are kept for the whole picture whatever the scale, so it counts in full.
@@ -251,6 +264,8 @@ def _check_pixels(image: Image, limits: DecodeLimits) -> None:
             f" megapixels, more than"
             f" the limit of {limits.max_pixels / MEGAPIXEL:g}"
         )
+    if pixels > HEAVY_PIXELS and not may_be_heavy:
+        raise HeavyError
 
 
 def _register_heif() -> None:

@@ -54,9 +54,9 @@ class Decoded:
 
     Attributes:
         task: What `submit` was given.
-        status: `image` (decoded), `hash` (hashed only), `skipped`, `failed`, `changed`, `vanished`, or
-            `died` and `hung` for a file that cost its worker.
-        reason: Why, for all but `image` and `hash`.
+        status: `image` (decoded), `hash` (hashed only), `heavy` (put off), `skipped`, `failed`, `changed`,
+            `vanished`, or `died` and `hung` for a file that cost its worker.
+        reason: Why, for all but `image`, `hash` and `heavy`.
         fields: `hash` (hex), `format`, `size_bytes`, `modified_ns`, `inode` as far as the file was read;
             `metadata` of an image.
         pixels: uint8 (height, width, 3) of an image.
@@ -73,7 +73,7 @@ class Decoded:
 class _Worker:
     process: subprocess.Popen[bytes]
     errors: IO[bytes]
-    tasks: deque[tuple[int, str, bool]] = field(default_factory=deque)
+    tasks: deque[tuple[int, str, bool, bool]] = field(default_factory=deque)
     last_sign: float = field(default_factory=time.monotonic)
     is_ready: bool = False
     is_gone: bool = False
@@ -103,7 +103,7 @@ class DecodePool:
             queue.SimpleQueue()
         )
         self._failed_starts = 0
-        self._waiting: deque[tuple[int, str, bool]] = deque()
+        self._waiting: deque[tuple[int, str, bool, bool]] = deque()
         self._workers = [self._start() for _ in range(workers)]
 
     def __enter__(self) -> DecodePool:
@@ -127,9 +127,17 @@ class DecodePool:
         share = max(2, min(MAX_QUEUE, files_left // (2 * len(self._workers))))
         return max(0, share * len(self._workers) - self.open_tasks)
 
-    def submit(self, task: int, path: str, *, hash_only: bool = False) -> None:
-        """Queues a file; its answer comes out of `collect` with the same `task`."""
-        self._waiting.append((task, path, hash_only))
+    def submit(self, task: int, path: str, *, hash_only: bool = False, may_be_heavy: bool = False) -> None:
+        """Queues a file; its answer comes out of `collect` with the same `task`.
+
+        Args:
+            task: Any number.
+            path: Absolute path.
+            hash_only: Whether to hash the file without decoding it.
+            may_be_heavy: Whether to decode it even if that takes much memory; the answer is `heavy`
+                otherwise.
+        """
+        self._waiting.append((task, path, hash_only, may_be_heavy))
         self._hand_out()
 
     def collect(self, timeout_seconds: float) -> list[Decoded]:
@@ -221,7 +229,7 @@ class DecodePool:
             worker.is_ready = True
             self._failed_starts = 0
         else:
-            task, _, _ = worker.tasks.popleft()
+            task = worker.tasks.popleft()[0]
             answers.append(
                 Decoded(
                     answer.pop("task", task), answer.pop("status"), answer.pop("reason", None), answer, pixels
@@ -242,7 +250,7 @@ class DecodePool:
         last_words = self._discard(worker)
         code = worker.process.returncode
         if worker.is_ready and worker.tasks:
-            task, _, _ = worker.tasks.popleft()
+            task = worker.tasks.popleft()[0]
             timed_out = how == "hung" or (hasattr(signal, "SIGALRM") and code == -signal.SIGALRM)
             reason = (
                 f"decoding took longer than {self._limits.time_limit_seconds:g} s"

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from indexer.decode import (
     ChangedWhileReadError,
     DecodeLimits,
+    HeavyError,
     Preprocessor,
     RefusedError,
     SkipError,
@@ -47,30 +48,29 @@ def main() -> None:
     preprocessor, limits = pickle.loads(_read_frame(requests) or b"")  # noqa: S301  (from our own parent)
     _send(answers, {"ready": True}, None)
     while (frame := _read_frame(requests)) is not None:
-        task, path, known_hashes = pickle.loads(frame)  # noqa: S301
+        task, path, hash_only, may_be_heavy = pickle.loads(frame)  # noqa: S301
         _arm_timer(limits.time_limit_seconds)
-        answer, pixels = handle(path, known_hashes, preprocessor, limits)
+        answer, pixels = handle(path, preprocessor, limits, hash_only=hash_only, may_be_heavy=may_be_heavy)
         _arm_timer(0)
         answer["task"] = task
         _send(answers, answer, pixels)
 
 
 def handle(
-    path: str,
-    known_hashes: bool,
-    preprocessor: Preprocessor,
-    limits: DecodeLimits,
+    path: str, preprocessor: Preprocessor, limits: DecodeLimits, *, hash_only: bool, may_be_heavy: bool
 ) -> tuple[dict[str, Any], NDArray[np.uint8] | None]:
     """Reads and decodes one file; every failure becomes an answer.
 
     Args:
         path: Absolute path.
-        known_hashes: True to hash the file only, because it is probably known.
         preprocessor: Makes the tower's pixels.
         limits: What the file may cost.
+        hash_only: Whether to hash the file only, because it is probably known.
+        may_be_heavy: Whether an image that takes much memory may be decoded now.
 
     Returns:
-        The answer (`status` is `image`, `hash`, `skipped`, `failed` or `changed`) and the pixels of an image.
+        The answer (`status` is `image`, `hash`, `heavy`, `skipped`, `failed`, `changed` or `vanished`) and
+        the pixels of an image.
     """
     answer: dict[str, Any] = {}
     try:
@@ -82,11 +82,13 @@ def handle(
             "modified_ns": file.modified_ns,
             "inode": file.inode,
         }
-        if known_hashes:
+        if hash_only:
             return {**answer, "status": "hash"}, None
-        pixels, metadata = decode(file, preprocessor, limits)
+        pixels, metadata = decode(file, preprocessor, limits, may_be_heavy=may_be_heavy)
     except SkipError as error:
         return {**answer, "status": "skipped", "reason": str(error)}, None
+    except HeavyError:
+        return {**answer, "status": "heavy"}, None
     except ChangedWhileReadError as error:
         return {**answer, "status": "changed", "reason": str(error)}, None
     except RefusedError as error:

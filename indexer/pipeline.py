@@ -538,6 +538,8 @@ class _Run:
         batch_size = self.encoder.batch_size
         following = 0
         again: deque[int] = deque()  # hashed and found to be new: to be decoded after all
+        heavy: deque[int] = deque()  # so large that they are decoded one at a time
+        heavy_now: int | None = None
         ready: list[_Task] = []
         ready_since = 0.0
         # Contents on their way through the tower: a copy that turns up meanwhile waits for the same vector.
@@ -546,6 +548,9 @@ class _Run:
             if self._is_stopping():
                 self.is_interrupted = True
             elif len(ready) < 2 * batch_size:
+                if heavy and heavy_now is None:
+                    heavy_now = heavy.popleft()
+                    pool.submit(heavy_now, tasks[heavy_now].absolute, may_be_heavy=True)
                 for _ in range(pool.room(len(tasks) - following)):
                     if again:
                         number = again.popleft()
@@ -558,6 +563,11 @@ class _Run:
                         break
             for answer in pool.collect(0):
                 task = tasks[answer.task]
+                if answer.task == heavy_now:
+                    heavy_now = None
+                if answer.status == "heavy":
+                    heavy.append(answer.task)
+                    continue
                 if self._take(task, answer, in_flight):
                     ready_since = ready_since if ready else time.monotonic()
                     ready.append(task)
@@ -567,7 +577,7 @@ class _Run:
             for batch, vectors in tower.collect():
                 self._take_vectors(batch, vectors, in_flight)
             now = time.monotonic()
-            is_drained = following == len(tasks) and not again and pool.open_tasks == 0
+            is_drained = following == len(tasks) and not again and not heavy and pool.open_tasks == 0
             while ready and tower.has_room:
                 is_due = len(ready) >= batch_size or is_drained or now - ready_since > _PARTIAL_BATCH_SECONDS
                 if not is_due:

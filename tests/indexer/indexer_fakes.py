@@ -126,8 +126,10 @@ class InlinePool:
     def room(self, files_left: int) -> int:
         return 4 - len(self._answers)
 
-    def submit(self, task: int, path: str, *, hash_only: bool = False) -> None:
-        answer, pixels = handle(path, hash_only, self._preprocessor, self._limits)
+    def submit(self, task: int, path: str, *, hash_only: bool = False, may_be_heavy: bool = False) -> None:
+        answer, pixels = handle(
+            path, self._preprocessor, self._limits, hash_only=hash_only, may_be_heavy=may_be_heavy
+        )
         self._answers.append(Decoded(task, answer.pop("status"), answer.pop("reason", None), answer, pixels))
 
     def collect(self, timeout_seconds: float) -> list[Decoded]:

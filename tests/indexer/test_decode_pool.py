@@ -158,6 +158,19 @@ def test_a_run_with_hostile_files_quarantines_them(index, check, photos, encoder
         assert [failure.path for failure in reader.failures()] == [hang]
 
 
+def test_heavy_images_wait_until_they_may(tmp_path, index, photos, check):
+    paths = [draw(photos / f"{number}.png", number, (7_000, 6_000)) for number in range(2)]
+    paths.append(draw(photos / "small.png", 5))
+    with DecodePool(SmallPreprocessor(), DecodeLimits(), 1) as pool:
+        assert [answer.status for answer in answers_of(pool, paths)] == ["heavy", "heavy", "image"]
+        pool.submit(0, str(paths[0]), may_be_heavy=True)
+        while not (found := pool.collect(1)):
+            pass
+        assert found[0].status == "image"
+    assert index(workers=2).indexed == 3
+    check(paths)
+
+
 def is_alive(process_id):
     try:
         return Path(f"/proc/{process_id}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
