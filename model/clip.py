@@ -56,7 +56,8 @@ class _TowerConfiguration(Configuration):
 
         The width of the projection is the whole model's: the part may say something else, and is not asked.
         """
-        if settings.get("model_type") != CLIPConfig.model_types[0]:
+        holds_towers = "text_config" in settings or "vision_config" in settings
+        if settings.get("model_type", "clip" if holds_towers else None) != "clip":
             return super().from_dict(settings)
         whole = CLIPConfig.from_dict(settings)
         part: Self = dataclasses.replace(getattr(whole, cls.part), projection_dim=whole.projection_dim)

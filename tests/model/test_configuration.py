@@ -126,6 +126,8 @@ def test_a_tower_takes_the_width_of_the_projection_from_the_whole() -> None:
     settings = {"model_type": "clip", "projection_dim": 640, "text_config": {"projection_dim": 512}}
     assert CLIPTextConfig.from_dict(settings).projection_dim == 640
     assert CLIPVisionConfig.from_dict(settings).projection_dim == 640
+    unnamed = {key: value for key, value in settings.items() if key != "model_type"}
+    assert CLIPTextConfig.from_dict(unnamed).projection_dim == 640
     assert (
         CLIPTextConfig.from_dict({"model_type": "clip_text_model", "projection_dim": 7}).projection_dim == 7
     )
