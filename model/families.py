@@ -6,6 +6,7 @@ in `_READERS`. Needs no JAX, so that naming a model, preparing pictures and toke
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,7 @@ from model.checkpoint import (
     read_json,
 )
 from model.errors import CheckpointError, ConfigurationError, UnsupportedCheckpointError
+from model.flax_file import FlaxFileSource
 from model.identity import fingerprint_of_settings
 from model.open_clip_files import (
     OPEN_CLIP_CONFIG_NAME,
@@ -146,7 +148,7 @@ def _describe_clip(folder: Path, settings: Mapping[str, Any]) -> CheckpointDescr
         text_length=_integer(text, "max_position_embeddings", 77),
         vocabulary_size=_integer(text, "vocab_size", 49408),
         weight_files=_weight_files(folder),
-        open_weights=partial(open_weights, folder),
+        open_weights=partial(_open_weights, folder),
     )
 
 
@@ -163,7 +165,7 @@ def _describe_siglip(folder: Path, settings: Mapping[str, Any]) -> CheckpointDes
         text_length=_integer(text, "max_position_embeddings", 64),
         vocabulary_size=vocabulary_size,
         weight_files=_weight_files(folder),
-        open_weights=partial(open_weights, folder),
+        open_weights=partial(_open_weights, folder),
         # Trained on padded texts without a mask, and pooled at the last place.
         pads_to_full_length=True,
         reads_attention_mask=False,
@@ -206,7 +208,7 @@ def _describe_dual_encoder(folder: Path, settings: Mapping[str, Any]) -> Checkpo
         text_length=positions,
         vocabulary_size=_integer(text, "vocab_size", _VOCABULARIES.get(str(kind))),
         weight_files=_weight_files(folder),
-        open_weights=partial(open_weights, folder),
+        open_weights=partial(_open_weights, folder),
         pad_id=pad_id if kind in _ROBERTA_TEXTS else None,
     )
 
@@ -292,6 +294,14 @@ _READERS: dict[str, Callable[[Path, Mapping[str, Any]], CheckpointDescription]] 
     "siglip": _describe_siglip,
     "vision-text-dual-encoder": _describe_dual_encoder,
 }
+
+
+def _open_weights(folder: Path) -> WeightSource:
+    """As `open_weights`, but Flax's files are read in place and without Flax where they can be."""
+    if _weight_files(folder) == (folder / FLAX_NAME,):
+        with contextlib.suppress(UnsupportedCheckpointError):
+            return FlaxFileSource(folder / FLAX_NAME)
+    return open_weights(folder)
 
 
 def _weight_files(folder: Path) -> tuple[Path, ...]:

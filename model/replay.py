@@ -71,7 +71,7 @@ class Origin:
             array = array[index * rows : (index + 1) * rows]
         if self.axes is not None:
             array = array.transpose(self.axes)
-        return np.ascontiguousarray(array, dtype=self.dtype)
+        return np.asarray(array, dtype=self.dtype, order="C")
 
 
 def find_origin(parameter: npt.NDArray[Any], name: str, source: WeightSource) -> Origin | None:

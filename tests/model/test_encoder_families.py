@@ -213,3 +213,38 @@ def test_open_clip_towers_from_elsewhere_are_named_at_once(copy: Callable[[str],
     (folder / "open_clip_config.json").write_text(json.dumps(config))
     with pytest.raises(UnsupportedCheckpointError, match="timm_model_name 'vit_base_patch16_siglip_224'"):
         Encoder.load(folder)
+
+
+def test_flax_weights_are_read_in_place(copy: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """CLIP as OpenAI published it: `flax_model.msgpack`, and no safetensors beside it."""
+    from flax.serialization import msgpack_serialize
+    from safetensors.numpy import load_file
+
+    from model import checkpoint
+    from model.clip import CLIPModel
+
+    folder = copy("clip-first-rules")
+    write_tokenizer(folder)
+    write_preprocessor(folder, 22, 22)
+    expected = Encoder.load(folder).encode_texts(["dog w5"])
+    tree: dict[str, Any] = {}
+    leaves = {"weight": "kernel"}
+    for name, array in load_file(folder / "model.safetensors").items():
+        *path, leaf = name.split(".")
+        if leaf == "weight" and "embedding" in path[-1] and path[-1] != "patch_embedding":
+            leaf = "embedding"
+        elif leaf == "weight" and array.ndim == 1:
+            leaf = "scale"
+        turned = array
+        if leaf == "weight":
+            turned = array.transpose((2, 3, 1, 0) if array.ndim == 4 else (1, 0))
+        node = tree
+        for step in path:
+            node = node.setdefault(step, {})
+        node[leaves.get(leaf, leaf)] = np.asarray(turned, order="C")
+    (folder / "flax_model.msgpack").write_bytes(msgpack_serialize(tree))
+    (folder / "model.safetensors").unlink()
+    np.testing.assert_allclose(Encoder.load(folder).encode_texts(["dog w5"]), expected, atol=1e-6)
+    CLIPModel.from_pretrained(folder)  # the file is one that the models read, too
+    monkeypatch.setattr(checkpoint, "_read_msgpack", None)
+    assert Encoder.load(folder).encode_texts(["dog w5"]).shape == (1, 18)
