@@ -20,7 +20,7 @@ from model.families import describe, without_labels
 from model.identity import PREPROCESSING_VERSION, ModelIdentity, fingerprint_of_settings
 from model.machine import backend, best_precision
 from model.registry import find_model
-from model.tokenizer import TextCleaning, TextTokenizer, clip_tokenizer
+from model.tokenizer import TextCleaning, TextTokenizer, clip_tokenizer, read_tokenizer_settings
 from model.towers import Tower
 
 if TYPE_CHECKING:
@@ -37,8 +37,7 @@ if TYPE_CHECKING:
 
 PRECISIONS = ("float32", "bfloat16", "float16")
 
-# Texts of a causal tower need not be padded to the end: nothing looks back from there. Few lengths, few
-# programs.
+# Texts need not be padded to the end where the tower does not look at the padding. Few lengths, few programs.
 _SHORT_TEXT_LENGTHS = (8, 16, 32, 64, 128)
 _TEXTS_PER_BATCH = 32
 
@@ -108,6 +107,11 @@ class Encoder:
             "image": self.preprocessor.to_dict(),
             "configuration": without_labels(dict(self._description.settings)),
             "tokenizer": {name: cache.cached_fingerprint(folder / name) for name in _tokenizer_files(folder)},
+            "tokenizer_settings": {
+                key: value
+                for key, value in read_tokenizer_settings(folder).items()
+                if key in {"model_max_length", "pad_token", "padding_side"}
+            },
             "cleaning": self._description.cleaning,
         }
         return ModelIdentity(
@@ -242,8 +246,7 @@ class Encoder:
         name, source = self._description.embedding_table, self._description.open_weights()
         if name is None or name not in source.shapes:
             raise CheckpointError(
-                f"The weights in {self._description.folder} lack {name}, the table of the text tower's "
-                f"tokens. "
+                f"The weights in {self._description.folder} lack {name}, the table of the text tower's tokens. "
                 "Fetch the checkpoint again."
             )
         return source.read(name)
@@ -253,15 +256,14 @@ class Encoder:
         table = self._embedding_table
         if len(table) < self._description.vocabulary_size:
             raise CheckpointError(
-                f"The table of tokens in {self._description.folder} has {len(table)} rows, its "
-                f"configuration says "
+                f"The table of tokens in {self._description.folder} has {len(table)} rows, its configuration says "
                 f"{self._description.vocabulary_size}. Take all its files from one place."
             )
         return np.asarray(table[ids], dtype=np.float32)
 
     def _padded_length(self, tokens: int) -> int:
-        # At least one place stays for padding unless the text fills the tower: a checkpoint whose pooling
-        # picks a padding # token (there are some) then picks the same one as with padding to the end.
+        # At least one place stays for padding unless the text fills the tower: a checkpoint whose pooling picks a
+        # padding token (there are some) then picks the same one as with padding to the end.
         full = self.tokenizer.max_length
         if not (self._description.pads_to_full_length or self.tokenizer.pads_left):
             for length in _SHORT_TEXT_LENGTHS:
@@ -274,9 +276,8 @@ class Encoder:
         if largest >= self._description.vocabulary_size:
             raise CheckpointError(
                 f"The tokenizer gives the id {largest}, but the text tower knows only "
-                f"{self._description.vocabulary_size}: "
-                f"the files in {self._description.folder} do not belong together. Take all of them from "
-                f"one place."
+                f"{self._description.vocabulary_size}: the files in {self._description.folder} do not belong "
+                "together. Take all of them from one place."
             )
 
     def _get_text_tower(self) -> Tower:

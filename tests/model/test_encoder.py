@@ -140,6 +140,10 @@ def test_identity_pins_weights_and_preprocessing_but_not_labels(tmp_path: Path) 
     other = Encoder.load(folder).identity
     assert other.weights_fingerprint == starter.weights_fingerprint
     assert not other.is_same_model(starter)
+    rewrite(folder / "preprocessor_config.json", lambda config: config.update(resample=3))
+    assert Encoder.load(folder).identity.is_same_model(starter)
+    rewrite(folder / "tokenizer_config.json", lambda config: config.update(model_max_length=9))
+    assert not Encoder.load(folder).identity.is_same_model(starter)
 
 
 def test_identity_follows_the_weights(tmp_path: Path) -> None:
