@@ -259,6 +259,7 @@ class _Run:
         self._progress = progress
         self._should_stop = should_stop
         self._begin_seconds = begin_seconds
+        self._step = self._steps = 0
         self._notices: list[str] = []
         self._best = _Best()
         self._broken: set[str] = set()
@@ -273,7 +274,7 @@ class _Run:
             checkpoints = stack.enter_context(Checkpoints(self._work / "checkpoints"))
             known = self._known_run()
             resumes = known is not None and checkpoints.latest_step() is not None
-            self._steps: int = known["steps"] if known is not None and resumes else self._count_steps()
+            self._steps = known["steps"] if known is not None and resumes else self._count_steps()
             if not resumes:
                 self._write_run()
             state = self._prepared.trainer.start(self._prepared.parameters)
@@ -345,6 +346,7 @@ class _Run:
         steps = plan.steps or max(1, math.ceil(plan.epochs * self._prepared.data.examples / plan.batch_size))
         if plan.max_minutes is None:
             return steps
+        self._notice("compiling, and measuring how fast this machine is")
         # On a state of its own: what is learnt in the measurement is thrown away.
         trainer = self._prepared.trainer
         state = trainer.start(self._prepared.parameters)
@@ -402,7 +404,7 @@ class _Run:
     # Training
 
     def _train(self, state: State, checkpoints: Checkpoints) -> State:
-        step = int(state.step)
+        step = self._step = int(state.step)
         if step == 0:
             self._validate(0, state)
         trainer = self._prepared.trainer
@@ -420,6 +422,7 @@ class _Run:
                 batch = next(stream)
                 state, measured = trainer.step(state, trainer.place(batch), self._learning_rate(step))
                 step += 1
+                self._step = step
                 unseen.measured.append(measured)
                 self._cut_texts += batch.cut_texts
                 self._note_broken(step, batch.broken)
@@ -607,7 +610,7 @@ class _Run:
 
     def _notice(self, line: str) -> None:
         self._notices.append(line)
-        self._progress(TrainingProgress(0, getattr(self, "_steps", 0), notice=line))
+        self._progress(TrainingProgress(self._step, self._steps, notice=line))
 
     def _note_broken(self, step: int, broken: tuple[tuple[str, str], ...]) -> None:
         for origin, reason in broken:
