@@ -246,8 +246,8 @@ class Encoder:
         name, source = self._description.embedding_table, self._description.open_weights()
         if name is None or name not in source.shapes:
             raise CheckpointError(
-                f"The weights in {self._description.folder} lack {name}, the table of the text tower's tokens. "
-                "Fetch the checkpoint again."
+                f"The weights in {self._description.folder} lack {name}, the table of the text tower's tokens. Fetch "
+                "the checkpoint again."
             )
         return source.read(name)
 
@@ -339,8 +339,7 @@ def _with_rows(array: npt.NDArray[Any], rows: int) -> npt.NDArray[Any]:
 def _checked(vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     if not np.isfinite(vectors).all():
         raise CheckpointError(
-            "The model gave vectors that are not numbers: its weights are damaged, or too large for the "
-            "precision chosen. "
-            "Fetch it again, or choose float32."
+            "The model gave vectors that are not numbers: its weights are damaged, or too large for the precision "
+            "chosen. Fetch it again, or choose float32."
         )
     return vectors

@@ -355,7 +355,6 @@ def _check_image_size(description: CheckpointDescription) -> None:
     made = (description.preprocessor.input_height_pixels, description.preprocessor.input_width_pixels)
     if made != (height, width):
         raise CheckpointError(
-            f"{description.folder} does not agree with itself: its vision tower takes pictures of "
-            f"{height}x{width} pixels, "
-            f"its preprocessing makes {made[0]}x{made[1]}. Take all its files from one place."
+            f"{description.folder} does not agree with itself: its vision tower takes pictures of {height}x{width} "
+            f"pixels, its preprocessing makes {made[0]}x{made[1]}. Take all its files from one place."
         )

@@ -89,8 +89,8 @@ class FlaxFileSource:
             name, at = self._text(at)
             if name == _PIECES:
                 raise UnsupportedCheckpointError(
-                    f"{self._path}: {'.'.join(names)} is stored in pieces, which is not read in place. Save it once as "
-                    "model.safetensors: from_pretrained(...).save_pretrained(...)"
+                    f"{self._path}: {'.'.join(names)} is stored in pieces, which is not read in place. Save it once "
+                    "as model.safetensors: from_pretrained(...).save_pretrained(...)"
                 )
             at = self._walk(at, (*names, name), depth + 1)
         return at

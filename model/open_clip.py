@@ -185,8 +185,8 @@ class OpenCLIPConfig(Configuration):
         self.text_cfg.block_settings(quick_gelu=self.quick_gelu)
         if self.text_cfg.proj_type == "none" and self.text_cfg.width != self.embed_dim:
             raise ConfigurationError(
-                f"text_cfg.proj_type 'none' leaves texts with {self.text_cfg.width} dimensions, embed_dim "
-                f"is {self.embed_dim}"
+                f"text_cfg.proj_type 'none' leaves texts with {self.text_cfg.width} dimensions, embed_dim is "
+                f"{self.embed_dim}"
             )
 
     @classmethod
@@ -622,8 +622,8 @@ class OpenCLIPModel(OpenCLIPPretrained):
         """
         if input_ids is None or pixel_values is None:
             raise ModelInputError(
-                "expected both input_ids and pixel_values; "
-                "for one alone call get_text_features or get_image_features"
+                "expected both input_ids and pixel_values; for one alone call get_text_features or "
+                "get_image_features"
             )
         asked: dict[str, Any] = {
             "output_attentions": output_attentions,

@@ -77,8 +77,7 @@ def open_clip_weights(folder: Path) -> WeightSource:
             return SafetensorsSource(folder / name)
     if (folder / "open_clip_pytorch_model.bin").exists():
         raise UnsupportedCheckpointError(
-            f"{folder} holds its weights only as open_clip_pytorch_model.bin, a Python pickle, which can "
-            f"run any code when it "
-            "is read. Use a revision that has open_clip_model.safetensors"
+            f"{folder} holds its weights only as open_clip_pytorch_model.bin, a Python pickle, which can run any "
+            "code when it is read. Use a revision that has open_clip_model.safetensors"
         )
     raise CheckpointError(f"{folder} holds no weights: expected {' or '.join(OPEN_CLIP_WEIGHTS_NAMES)}")

@@ -174,10 +174,8 @@ class ImagePreprocessor:
             raise ConfigurationError("The crop needs a height and a width.")
         if self.crop_height_pixels is None and self.resize_rule != "exact":
             raise ConfigurationError(
-                "Without a crop, and without a resize to an exact height and width, pictures would come out "
-                "in different sizes, which no tower here takes. Set do_center_crop, or give size a height "
-                "and "
-                "a width."
+                "Without a crop, and without a resize to an exact height and width, pictures would come out in "
+                "different sizes, which no tower here takes. Set do_center_crop, or give size a height and a width."
             )
 
     @classmethod
@@ -281,8 +279,8 @@ class ImagePreprocessor:
             height, width = _height_and_width("preprocess_cfg.size", values["size"])
         if mode == "shortest" and height != width:
             raise ConfigurationError(
-                f"preprocess_cfg asks for {height}x{width} pixels with resize_mode 'shortest'; only squares "
-                "are supported."
+                f"preprocess_cfg asks for {height}x{width} pixels with resize_mode 'shortest'; only squares are "
+                "supported."
             )
         return cls(
             resize_rule=rules[mode],
@@ -313,8 +311,8 @@ class ImagePreprocessor:
         if joint.is_file() and isinstance(section := _read_json_object(joint).get("image_processor"), dict):
             return cls.from_config(section)
         raise CheckpointError(
-            f"{folder} has no preprocessor_config.json, so it is not known how its pictures were prepared. "
-            "Take the file from where the checkpoint came from."
+            f"{folder} has no preprocessor_config.json, so it is not known how its pictures were prepared. Take the "
+            "file from where the checkpoint came from."
         )
 
     def to_dict(self) -> dict[str, Any]:

@@ -187,8 +187,7 @@ def find_model(name: str | Path, *, may_download: bool = True) -> LocatedModel:
     if isinstance(name, str) and _HUB_ID.fullmatch(name):
         return _find_on_hub(name, may_download=may_download)
     raise ModelNotFoundError(
-        f"There is no model {text!r}: it is neither an alias ({_names()}), nor a folder that is there, "
-        f"nor a hub id "
+        f"There is no model {text!r}: it is neither an alias ({_names()}), nor a folder that is there, nor a hub id "
         "such as openai/clip-vit-base-patch32."
     )
 
@@ -219,8 +218,7 @@ def resolve_default(notify: Callable[[str], None]) -> str:
         find_model(DEFAULT_ALIAS)
     except ModelError as error:
         notify(
-            f"Model: {FALLBACK_ALIAS}, the small one in this package, which knows a few hundred everyday "
-            f"things. "
+            f"Model: {FALLBACK_ALIAS}, the small one in this package, which knows a few hundred everyday things. "
             f"{_first_sentence(str(error))}. For far better results, once it can be fetched "
             f"({default.download_bytes / 1e9:.1f} GB): imago index DIR... --model {DEFAULT_ALIAS}"
         )
@@ -281,9 +279,8 @@ def _find_on_hub(hub_id: str, *, may_download: bool) -> LocatedModel:
         raise ModelNotFoundError(f"{hub_id} is not on this disk.")
     if constants.HF_HUB_OFFLINE:
         raise ModelNotFoundError(
-            f"{hub_id} is not on this disk, and HF_HUB_OFFLINE forbids to fetch it. Unset it, or take a "
-            f"model that is "
-            f"here, such as {FALLBACK_ALIAS}."
+            f"{hub_id} is not on this disk, and HF_HUB_OFFLINE forbids to fetch it. Unset it, or take a model that "
+            f"is here, such as {FALLBACK_ALIAS}."
         )
     return _fetch(hub_id)
 
@@ -322,22 +319,18 @@ def _fetch(hub_id: str) -> LocatedModel:
         )
     except GatedRepoError as error:
         raise ModelNotFoundError(
-            f"{hub_id} is only given to those who accepted its terms. Do so on its page, then say: hf "
-            f"auth login."
+            f"{hub_id} is only given to those who accepted its terms. Do so on its page, then say: hf auth login."
         ) from error
     except RepositoryNotFoundError as error:
         raise ModelNotFoundError(
-            f"The hub has no model {hub_id!r}, or it is private. Check the spelling; known short names "
-            f"are {_names()}."
+            f"The hub has no model {hub_id!r}, or it is private. Check the spelling; known short names are "
+            f"{_names()}."
         ) from error
     except ModelError:
         raise
-    except (
-        Exception
-    ) as error:  # the transport's own errors, a full disk, a broken proxy: none of them is ours
+    except Exception as error:  # the transport's errors, a full disk, a broken proxy
         raise ModelNotFoundError(
-            f"{hub_id} is not on this disk and could not be fetched ({_reason(error)}). Check the "
-            f"network, or take a "
+            f"{hub_id} is not on this disk and could not be fetched ({_reason(error)}). Check the network, or take a "
             f"model that is here, such as {FALLBACK_ALIAS}."
         ) from error
     return LocatedModel(hub_id, folder, folder.name)
@@ -347,9 +340,8 @@ def _no_weights(names: list[str]) -> str:
     pickles = sorted(name for name in names if name.endswith((".bin", ".pt", ".pth", ".ckpt")))
     if pickles:
         return (
-            f"The weights are there only as {', '.join(pickles)}: a pickle, which may run any code when "
-            f"it is opened, so it "
-            "is not. Convert it where you trust it: load it with Transformers and PyTorch, then "
+            f"The weights are there only as {', '.join(pickles)}: a pickle, which may run any code when it is "
+            "opened, so it is not. Convert it where you trust it: load it with Transformers and PyTorch, then "
             "save_pretrained(folder)."
         )
     return (

@@ -140,10 +140,8 @@ class SiglipConfig(Configuration):
         super().__post_init__()
         if self.text_config.dimension != self.vision_config.hidden_size:
             raise ConfigurationError(
-                f"texts would have {self.text_config.dimension} dimensions (projection_size of the text "
-                f"tower) and "
-                f"images {self.vision_config.hidden_size} (hidden_size of the vision tower): the two must "
-                f"be equal"
+                f"texts would have {self.text_config.dimension} dimensions (projection_size of the text tower) and "
+                f"images {self.vision_config.hidden_size} (hidden_size of the vision tower): the two must be equal"
             )
 
     @classmethod
@@ -277,8 +275,7 @@ class SiglipTextTrunk(PretrainedModel):
         longest, width = self.config.max_position_embeddings, self.config.hidden_size
         if rows.ndim != 3 or rows.shape[2] != width or not 1 <= rows.shape[1] <= longest or not rows.shape[0]:
             raise ModelInputError(
-                f"token_rows: expected (batch, length up to {longest}, {width}) with no empty axis, got "
-                f"{rows.shape}"
+                f"token_rows: expected (batch, length up to {longest}, {width}) with no empty axis, got {rows.shape}"
             )
         positions = jnp.arange(rows.shape[1], dtype=jnp.int32)[None]
         return self.encode(rows.astype(jnp.float32), positions, None)
@@ -575,8 +572,8 @@ class SiglipModel(PretrainedModel):
         """
         if input_ids is None or pixel_values is None:
             raise ModelInputError(
-                "expected both input_ids and pixel_values; "
-                "for one alone call get_text_features or get_image_features"
+                "expected both input_ids and pixel_values; for one alone call get_text_features or "
+                "get_image_features"
             )
         asked: dict[str, Any] = {
             "output_attentions": output_attentions,

@@ -101,8 +101,7 @@ class TextTokenizer:
         special = tokenizer.num_special_tokens_to_add(is_pair=False)
         if max_length <= special:
             raise ConfigurationError(
-                f"A text tower of {max_length} positions is too short for a tokenizer that adds {special} "
-                f"tokens."
+                f"A text tower of {max_length} positions is too short for a tokenizer that adds {special} tokens."
             )
         tokenizer.no_padding()
         tokenizer.enable_truncation(max_length)
@@ -237,13 +236,12 @@ def load_tokenizer(folder: Path) -> Tokenizer:
             return Tokenizer.from_file(str(path))
         except Exception as error:  # the library raises bare Exception for anything wrong with the file
             raise CheckpointError(
-                f"{path} cannot be read as a tokenizer ({error}). It may be a half-finished download: "
-                f"fetch it again."
+                f"{path} cannot be read as a tokenizer ({error}). It may be a half-finished download: fetch it again."
             ) from error
     if not any((folder / name).is_file() for name in _VOCABULARY_FILES):
         raise CheckpointError(
-            f"{folder} has no tokenizer.json, so texts cannot be encoded. Take the file from where the "
-            f"checkpoint came from."
+            f"{folder} has no tokenizer.json, so texts cannot be encoded. Take the file from where the checkpoint "
+            "came from."
         )
     return _load_through_transformers(folder)
 
