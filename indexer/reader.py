@@ -28,6 +28,7 @@ from indexer.catalog import (
 from indexer.errors import ImageGoneError, LibraryError
 from indexer.paths import VECTORS_NAME, from_catalog, join_root, relative_to_root, to_catalog
 from indexer.records import FileFailure, ImageRecord, LibraryStatus, RootStatus
+from indexer.selection import select
 from indexer.vector_index import Segment, VectorFileError, VectorFileInfo, best, read_info, verify
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from indexer.catalog import StoredModel
+    from indexer.filters import Filter
     from model.identity import ModelIdentity
 
 _HASH_BLOCK_BYTES = 1 << 20
@@ -193,6 +195,12 @@ class LibraryReader:
         if not scores:
             return np.empty((0, 0), np.float32), np.empty((0, 0), np.int64)
         return np.stack(scores), np.stack(ids)
+
+    def select(self, filters: Sequence[Filter]) -> NDArray[np.int64]:
+        """The ids of all images that `nearest` can find and that fit all filters, ascending, int64 (n,)."""
+        with self._reading():
+            found = select(self._db, filters)
+        return found[np.isin(found, self.ids(), assume_unique=True)]
 
     def vectors(self, ids: Sequence[int] | NDArray[np.int64]) -> NDArray[np.float32]:
         """The stored vectors of images, float32 (n, dimension), in the order asked.

@@ -42,7 +42,7 @@ from search.cutoff import (
 from search.errors import QueryError, QueryImageError
 from search.grouping import Comparison, find_groups, fold_near_duplicates, limits_of
 from search.images import UPLOAD, is_file, query_pixels
-from search.matching import SORT_KEYS, fits
+from search.matching import SORT_KEYS
 from search.ranking import LESS_LIKE_WEIGHT, MORE_LIKE_WEIGHT, Contribution, Mixture, mix, mix_alike
 
 if TYPE_CHECKING:
@@ -105,7 +105,8 @@ class Hit:
             1 for each hit of a query that has filters only.
         id: The image's number in this library; stays the same while its content does.
         probability: That the image is there because of the query and not by chance, 0 to 1; see
-            `search.cutoff`. None where it cannot be told: only filters were given, or the library is tiny.
+            `search.cutoff`. None where it cannot be told: only filters were given, the library is tiny, or the
+            model is known to say too little and no cut was asked for.
         copies: How many files hold exactly this image.
         folded: Ids of near-duplicates that were folded into this hit, best first.
         why: What each term adds, in the order of the query; empty unless asked for.
@@ -584,15 +585,7 @@ class Library:
         """The ids of the images that fit, ascending; None for all."""
         if not filters:
             return None
-        wanted = [_with_whole_paths(each) for each in filters]
-        select = getattr(self._reader, "select", None)
-        if select is not None:
-            found: NDArray[np.int64] = select(wanted)
-            return found
-        records = self._reader.images(self._reader.ids())
-        return np.asarray(
-            [record.id for record in records if all(fits(record, each) for each in wanted)], np.int64
-        )
+        return self._reader.select([_with_whole_paths(each) for each in filters])
 
     def _rank(
         self,
@@ -605,7 +598,7 @@ class Library:
         at_most: int | None,
     ) -> _Ranked:
         """The images that answer, best first: those above the cut, or the `at_most` best (None: all)."""
-        null = self._null(query, mixture)
+        null = self._null(query, mixture) if is_cut or self._can_say_no() else None
         base = base_of(self._sampled().vectors @ mixture.direction) if null is not None else 0.0
 
         def look(many: int) -> _Ranked:
