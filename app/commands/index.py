@@ -13,7 +13,7 @@ from app import output
 from app.failures import EXIT_FAILED, EXIT_INTERRUPTED
 from app.options import FolderPath, json_option, library_option
 from app.progress import Moment, display, stop_on_signal, time_text
-from indexer import LibraryReader, default_library_path, display_path
+from indexer import default_library_path, display_path
 from indexer.errors import LibraryNotFoundError
 
 if TYPE_CHECKING:
@@ -76,6 +76,8 @@ def index(
 
 
 def _status_of(library_path: Path) -> LibraryStatus | None:
+    from indexer import LibraryReader
+
     try:
         with LibraryReader.open(library_path) as reader:
             return reader.status()

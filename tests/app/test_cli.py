@@ -301,3 +301,12 @@ def test_train_says_what_it_needs(run: Run, pictures: Path, tmp_path: Path) -> N
     missing = run("train", "--data", tmp_path / "none", "--model", "starter", "--out", tmp_path / "model")
     assert missing.exit_code == 1
     assert "none" in missing.err
+
+
+def test_the_command_line_starts_without_anything_heavy() -> None:
+    code = (
+        "import sys, app.cli; heavy = {'numpy', 'PIL', 'jax', 'rich', 'sqlite3', 'streamlit', 'uvicorn'}; "
+        "sys.exit(str(heavy & set(sys.modules)) if heavy & set(sys.modules) else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
