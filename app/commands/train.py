@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 @click.option(
     "--config", type=FolderPath(), metavar="FILE", help="All settings, in TOML, instead of the options."
 )
+@click.option("--data-root", type=FolderPath(), metavar="DIR", help="What paths in --config are relative to.")
 @click.option("--lock", type=click.Choice(["vision", "text"]), help="Leave this tower as it is.")
 @click.option("--lora", type=click.IntRange(min=1), metavar="RANK", help="Learn low-rank changes only.")
 @click.option("--batch-size", type=click.IntRange(min=2), metavar="N")
@@ -45,7 +46,14 @@ if TYPE_CHECKING:
 @click.option("--learning-rate", type=click.FloatRange(min=0, min_open=True), metavar="X")
 @click.option("--restart", is_flag=True, help="Throw away what an earlier run left in FOLDER.")
 @json_option
-def train(folder: Path, restart: bool, as_json: bool, config: Path | None, **options: Any) -> None:
+def train(
+    folder: Path,
+    restart: bool,
+    as_json: bool,
+    config: Path | None,
+    data_root: Path | None,
+    **options: Any,
+) -> None:
     """Train or fine-tune a model on pictures with captions, or on folders of classes.
 
     Stop it with Ctrl-C or by pulling the plug; the same command goes on where it was. The result is a folder
@@ -55,7 +63,7 @@ def train(folder: Path, restart: bool, as_json: bool, config: Path | None, **opt
         raise click.ClickException("training needs more packages: pip install 'imago-search[train]'")
     from model.training import train as run_training
 
-    settings = _settings(config, **options)
+    settings = _settings(config, data_root, **options)
     with stop_on_signal("Stopping after this step") as should_stop, display() as show:
         summary = run_training(
             settings, folder, progress=_shown_by(show), should_stop=should_stop, restart=restart
@@ -68,7 +76,7 @@ def train(folder: Path, restart: bool, as_json: bool, config: Path | None, **opt
         raise click.exceptions.Exit(EXIT_INTERRUPTED)
 
 
-def _settings(config: Path | None, **options: Any) -> TrainingConfig:
+def _settings(config: Path | None, data_root: Path | None, **options: Any) -> TrainingConfig:
     """Read the configuration file, or make settings of the options; both at once would leave doubts."""
     from model.training import config_from_dict, load_config
 
@@ -77,7 +85,7 @@ def _settings(config: Path | None, **options: Any) -> TrainingConfig:
         if given:
             named = ", ".join(f"--{name.replace('_', '-')}" for name in given)
             raise click.UsageError(f"--config holds all settings; leave {named} out or change the file")
-        return load_config(config)
+        return load_config(config, data_root=data_root)
     if "data" not in given or "base" not in given:
         raise click.UsageError("say --data SOURCE and --model BASE, or --config FILE")
     model: dict[str, Any] = {"base": given["base"]}
