@@ -23,8 +23,8 @@ from model.layers import (
     Mlp,
     Pooler,
     attention_pattern,
-    climb,
     dropout,
+    run_blocks,
 )
 from model.outputs import TowerOutput
 from model.pretrained import PretrainedModel
@@ -228,7 +228,7 @@ class BertModel(PretrainedModel):
             config.max_position_embeddings,
         )
         embedded = self.token_embedding(ids) + self.type_embedding(types) + self.position_embedding(positions)
-        storeys = climb(
+        passed = run_blocks(
             self.blocks,
             dropout(self.first_norm(embedded), config.hidden_dropout_prob, rngs),
             attention_pattern(ids.shape[1], mask, causal=False),
@@ -236,4 +236,4 @@ class BertModel(PretrainedModel):
             output_attentions=output_attentions,
             rngs=rngs,
         )
-        return TowerOutput(storeys.last, self.pooler(storeys.last), storeys.hidden_states, storeys.attentions)
+        return TowerOutput(passed.last, self.pooler(passed.last), passed.hidden_states, passed.attentions)

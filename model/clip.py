@@ -27,7 +27,7 @@ from model.layers import (
     PatchEmbedding,
     PreNormBlock,
     attention_pattern,
-    climb,
+    run_blocks,
 )
 from model.outputs import DualEncoderOutput, ImageEmbeddingOutput, TextEmbeddingOutput, TowerOutput
 from model.pretrained import PretrainedModel
@@ -291,7 +291,7 @@ class CLIPTextModel(PretrainedModel):
             ids,
             config.max_position_embeddings,
         )
-        storeys = climb(
+        passed = run_blocks(
             self.blocks,
             self.token_embedding(ids) + self.position_embedding(positions),
             attention_pattern(ids.shape[1], mask, causal=True),
@@ -299,10 +299,10 @@ class CLIPTextModel(PretrainedModel):
             output_attentions=output_attentions,
             rngs=rngs,
         )
-        last = self.final_norm(storeys.last)
+        last = self.final_norm(passed.last)
         ends = ids if config.eos_token_id == 2 else (ids == config.eos_token_id).astype(jnp.int32)
         pooled = last[jnp.arange(ids.shape[0]), jnp.argmax(ends, axis=1)]
-        return TowerOutput(last, pooled, storeys.hidden_states, storeys.attentions)
+        return TowerOutput(last, pooled, passed.hidden_states, passed.attentions)
 
 
 class CLIPVisionModel(PretrainedModel):
@@ -376,15 +376,15 @@ class CLIPVisionModel(PretrainedModel):
             self.class_embedding[...].astype(jnp.float32), (patches.shape[0], 1, config.hidden_size)
         )
         tokens = jnp.concatenate([class_token, patches], axis=1)
-        storeys = climb(
+        passed = run_blocks(
             self.blocks,
             self.first_norm(tokens + self.position_embedding(jnp.arange(tokens.shape[1])[None])),
             output_hidden_states=output_hidden_states,
             output_attentions=output_attentions,
             rngs=rngs,
         )
-        pooled = self.final_norm(storeys.last[:, 0])
-        return TowerOutput(storeys.last, pooled, storeys.hidden_states, storeys.attentions)
+        pooled = self.final_norm(passed.last[:, 0])
+        return TowerOutput(passed.last, pooled, passed.hidden_states, passed.attentions)
 
 
 # Models

@@ -25,9 +25,9 @@ from model.layers import (
     Mlp,
     PatchEmbedding,
     along_last,
-    climb,
     dropout,
     product,
+    run_blocks,
 )
 from model.outputs import TowerOutput
 from model.pretrained import PretrainedModel
@@ -221,15 +221,15 @@ class Dinov2Model(PretrainedModel):
         images = check_pixels_of_any_size(pixel_values, config.num_channels, patch)
         tokens = with_class_token(self.class_token, self.patch_embedding(images))
         positions = self._positions(images.shape[1] // patch[0], images.shape[2] // patch[1])
-        storeys = climb(
+        passed = run_blocks(
             self.blocks,
             dropout(tokens + jnp.broadcast_to(positions, tokens.shape), config.hidden_dropout_prob, rngs),
             output_hidden_states=output_hidden_states,
             output_attentions=output_attentions,
             rngs=rngs,
         )
-        last = self.final_norm(storeys.last)
-        return TowerOutput(last, last[:, 0], storeys.hidden_states, storeys.attentions)
+        last = self.final_norm(passed.last)
+        return TowerOutput(last, last[:, 0], passed.hidden_states, passed.attentions)
 
     def _positions(self, rows: int, columns: int) -> jax.Array:
         """Positions for a grid of patches: float32 (1, 1 + rows * columns, width)."""

@@ -416,7 +416,7 @@ class Pooler(nnx.Module):
 
 
 class Block(Protocol):
-    """One storey of a tower."""
+    """One layer of a tower: attention and MLP."""
 
     def __call__(
         self, hidden: jax.Array, mask: jax.Array | None = None, *, rngs: nnx.Rngs | None = None
@@ -446,15 +446,15 @@ class PreNormBlock(nnx.Module):
 
 
 @dataclass(frozen=True)
-class Storeys:
-    """What `climb` brings back: the last hidden states, and all of them and the attentions if asked for."""
+class BlocksOutput:
+    """What `run_blocks` brings back: the last hidden states, and all of them and the attentions if asked for."""
 
     last: jax.Array
     hidden_states: tuple[jax.Array, ...] | None
     attentions: tuple[jax.Array, ...] | None
 
 
-def climb(
+def run_blocks(
     blocks: Iterable[Block],
     hidden: jax.Array,
     mask: jax.Array | None = None,
@@ -462,7 +462,7 @@ def climb(
     output_hidden_states: bool = False,
     output_attentions: bool = False,
     rngs: nnx.Rngs | None = None,
-) -> Storeys:
+) -> BlocksOutput:
     """Send hidden states (batch, tokens, width) through all blocks, keeping on the way what was asked for."""
     states, attentions = [hidden], []
     for block in blocks:
@@ -471,7 +471,7 @@ def climb(
             states.append(hidden)
         if output_attentions:
             attentions.append(weights)
-    return Storeys(
+    return BlocksOutput(
         hidden,
         tuple(states) if output_hidden_states else None,
         tuple(attentions) if output_attentions else None,

@@ -34,7 +34,7 @@ from model.layers import (
     PreNormBlock,
     along_last,
     attention_pattern,
-    climb,
+    run_blocks,
 )
 from model.open_clip_files import (
     OPEN_CLIP_CONFIG_NAME,
@@ -430,7 +430,7 @@ class OpenCLIPTextModelWithProjection(OpenCLIPPretrained):
         ids = check_ids(input_ids, text.vocab_size, text.context_length)
         rows = self.token_embedding(ids)
         positions = self.position_embedding[...].astype(jnp.float32)[: ids.shape[1]]
-        storeys = climb(
+        passed = run_blocks(
             self.blocks,
             rows + jnp.broadcast_to(positions, rows.shape),
             attention_pattern(
@@ -440,10 +440,10 @@ class OpenCLIPTextModelWithProjection(OpenCLIPPretrained):
             output_attentions=output_attentions,
             rngs=rngs,
         )
-        last = self.final_norm(storeys.last)
+        last = self.final_norm(passed.last)
         pooled = last[jnp.arange(ids.shape[0]), self._place_of_text(ids)]
         features = pooled if self.projection is None else self.projection(pooled)
-        output = TowerOutput(last, pooled, storeys.hidden_states, storeys.attentions)
+        output = TowerOutput(last, pooled, passed.hidden_states, passed.attentions)
         return TextEmbeddingOutput.of(output, features)
 
     def _place_of_text(self, ids: jax.Array) -> jax.Array:
@@ -520,15 +520,15 @@ class OpenCLIPVisionModelWithProjection(OpenCLIPPretrained):
         )
         tokens = jnp.concatenate([class_token, patches], axis=1)
         tokens = tokens + jnp.broadcast_to(self.position_embedding[...].astype(jnp.float32), tokens.shape)
-        storeys = climb(
+        passed = run_blocks(
             self.blocks,
             tokens if self.first_norm is None else self.first_norm(tokens),
             output_hidden_states=output_hidden_states,
             output_attentions=output_attentions,
             rngs=rngs,
         )
-        pooled = self._pool(storeys.last)
-        output = TowerOutput(storeys.last, pooled, storeys.hidden_states, storeys.attentions)
+        pooled = self._pool(passed.last)
+        output = TowerOutput(passed.last, pooled, passed.hidden_states, passed.attentions)
         return ImageEmbeddingOutput.of(output, self.projection(pooled))
 
     def _pool(self, tokens: jax.Array) -> jax.Array:

@@ -31,8 +31,8 @@ from model.layers import (
     PatchEmbedding,
     PreNormBlock,
     attention_pattern,
-    climb,
     product,
+    run_blocks,
 )
 from model.outputs import DualEncoderOutput, TowerOutput
 from model.pretrained import PretrainedModel
@@ -291,7 +291,7 @@ class SiglipTextTrunk(PretrainedModel):
         rngs: nnx.Rngs | None = None,
     ) -> TowerOutput:
         """Send token rows, float32 (batch, length, width), through the tower; the rest as `SiglipTextModel`."""
-        storeys = climb(
+        passed = run_blocks(
             self.blocks,
             rows + jnp.broadcast_to(self.position_embedding(positions), rows.shape),
             attention_pattern(rows.shape[1], mask, causal=False),
@@ -299,8 +299,8 @@ class SiglipTextTrunk(PretrainedModel):
             output_attentions=output_attentions,
             rngs=rngs,
         )
-        last = self.final_norm(storeys.last)
-        return TowerOutput(last, self.head(last[:, -1]), storeys.hidden_states, storeys.attentions)
+        last = self.final_norm(passed.last)
+        return TowerOutput(last, self.head(last[:, -1]), passed.hidden_states, passed.attentions)
 
 
 class SiglipTextModel(SiglipTextTrunk):
@@ -469,15 +469,15 @@ class SiglipVisionModel(PretrainedModel):
         images = check_pixels(pixel_values, config.num_channels, height_and_width(config.image_size))
         patches = self.patch_embedding(images)
         positions = self.position_embedding(jnp.arange(patches.shape[1])[None])
-        storeys = climb(
+        passed = run_blocks(
             self.blocks,
             patches + jnp.broadcast_to(positions, patches.shape),
             output_hidden_states=output_hidden_states,
             output_attentions=output_attentions,
             rngs=rngs,
         )
-        last = self.final_norm(storeys.last)
-        return TowerOutput(last, self.head(last), storeys.hidden_states, storeys.attentions)
+        last = self.final_norm(passed.last)
+        return TowerOutput(last, self.head(last), passed.hidden_states, passed.attentions)
 
 
 # Both

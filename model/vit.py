@@ -13,7 +13,16 @@ from flax import nnx
 
 from model.configuration import Configuration, Pixels, grid, height_and_width
 from model.inputs import check_pixels
-from model.layers import BlockSettings, Build, LayerNorm, PatchEmbedding, Pooler, PreNormBlock, climb, dropout
+from model.layers import (
+    BlockSettings,
+    Build,
+    LayerNorm,
+    PatchEmbedding,
+    Pooler,
+    PreNormBlock,
+    dropout,
+    run_blocks,
+)
 from model.outputs import TowerOutput
 from model.pretrained import PretrainedModel
 from model.weights import CONVOLUTION, LINEAR, NORM, PARAMETER, Rename, Row, WeightTable, under
@@ -189,15 +198,15 @@ class ViTModel(PretrainedModel):
         images = check_pixels(pixel_values, config.num_channels, height_and_width(config.image_size))
         tokens = with_class_token(self.class_token, self.patch_embedding(images))
         positions = jnp.broadcast_to(self.position_embedding[...].astype(jnp.float32), tokens.shape)
-        storeys = climb(
+        passed = run_blocks(
             self.blocks,
             dropout(tokens + positions, config.hidden_dropout_prob, rngs),
             output_hidden_states=output_hidden_states,
             output_attentions=output_attentions,
             rngs=rngs,
         )
-        last = self.final_norm(storeys.last)
-        return TowerOutput(last, self.pooler(last), storeys.hidden_states, storeys.attentions)
+        last = self.final_norm(passed.last)
+        return TowerOutput(last, self.pooler(last), passed.hidden_states, passed.attentions)
 
 
 def with_class_token(class_token: nnx.Param[jax.Array], patches: jax.Array) -> jax.Array:
