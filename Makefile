@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 UV := $(shell command -v uv 2>/dev/null)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup index app test lint format screenshots lock clean
+.PHONY: help setup index app test test-faults lint format screenshots lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z][a-z-]*:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 26
@@ -24,6 +24,10 @@ app: $(VENV)/.installed ## open the browser app
 
 test: $(VENV)/.installed-dev ## run all tests
 	$(BIN)/python -m pytest
+
+test-faults: $(VENV)/.installed-dev ## the long form of the tests by killing, fuzzing and damaging (half an hour)
+	IMAGO_KILLS=200 IMAGO_FUZZ=300 IMAGO_LIFE_EXAMPLES=300 $(BIN)/python -m pytest \
+		tests/indexer/test_faults.py tests/indexer/test_life.py tests/indexer/test_hostile.py
 
 lint: $(VENV)/.installed-dev ## check style, types and who imports whom
 	$(BIN)/ruff check .
@@ -57,9 +61,13 @@ define install
 		"Imago needs Python 3.11, 3.12 or 3.13; this is " + sys.version.split()[0] + ". Say: make PYTHON=python3.12 ...")'
 	@echo 'Setting up $(VENV) (once, a few minutes) ...' >&2
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(if $(UV),VIRTUAL_ENV=$(VENV) $(UV) pip,$(BIN)/python -m pip --disable-pip-version-check) install --quiet --require-hashes -r $(1)
-	@$(if $(UV),VIRTUAL_ENV=$(VENV) $(UV) pip,$(BIN)/python -m pip --disable-pip-version-check) install --quiet --no-deps --no-build-isolation --editable .
+	@$(installer) install --quiet $(compiled) --require-hashes -r $(1)
+	@$(installer) install --quiet --no-deps --no-build-isolation --editable .
 endef
+
+# Without compiled bytecode every start would compile what it imports, wherever Python is told not to keep it.
+installer = $(if $(UV),VIRTUAL_ENV=$(VENV) $(UV) pip,$(BIN)/python -m pip --disable-pip-version-check)
+compiled = $(if $(UV),--compile-bytecode,--compile)
 
 $(VENV)/.installed: requirements.lock pyproject.toml
 	$(call install,requirements.lock)

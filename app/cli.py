@@ -30,6 +30,7 @@ for command in (
     library.status,
     library.roots,
     library.forget,
+    library.doctor,
     models.models,
     servers.app,
     servers.serve,

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
+import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -17,7 +19,7 @@ from indexer import default_library_path, display_path
 from indexer.errors import LibraryNotFoundError
 
 if TYPE_CHECKING:
-    from indexer import IndexProgress, LibraryStatus
+    from indexer import IndexProgress, IndexSummary, LibraryStatus
     from model import Encoder
 
 
@@ -28,6 +30,13 @@ if TYPE_CHECKING:
 )
 @click.option("--yes", is_flag=True, help="Do not ask before the library is moved to another model.")
 @click.option("--retry-failed", is_flag=True, help="Try again the files that failed before, changed or not.")
+@click.option(
+    "--max-megapixels",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Refuse larger pictures, counted as they must be decoded.  [default: 150]",
+)
+@click.option("--watch", is_flag=True, help="Go on, and index whatever changes, until Ctrl-C.")
 @library_option
 @json_option
 def index(
@@ -35,6 +44,8 @@ def index(
     model: str | None,
     yes: bool,
     retry_failed: bool,
+    max_megapixels: int | None,
+    watch: bool,
     library_path: Path,
     as_json: bool,
 ) -> None:
@@ -43,7 +54,7 @@ def index(
     Without a DIR, all folders that the library knows are brought up to date. Only new and changed pictures are
     embedded. Stop it with Ctrl-C at any time; the next run goes on from there.
     """
-    from indexer import index_folders
+    from indexer import DecodeLimits, index_folders
     from indexer.pipeline import check_folders
     from model import Encoder
 
@@ -53,15 +64,22 @@ def index(
     own_name = status.model.name if status and status.model else None
     encoder = Encoder.load(model or own_name or _default_model())
     changes_model = _agree_on_change(library_path, status, encoder, is_agreed=yes)
+    options: dict[str, Any] = {
+        "retry_failed": retry_failed,
+        "change_model": changes_model,
+        "limits": DecodeLimits(max_pixels=max_megapixels * 1_000_000) if max_megapixels else None,
+    }
+    if watch:
+        _watch(library_path, folders, encoder, options, as_json=as_json)
+        return
     with stop_on_signal("Stopping after the pictures in hand") as should_stop, display() as show:
         summary = index_folders(
             library_path,
             folders,
             encoder,
-            retry_failed=retry_failed,
-            change_model=changes_model,
             progress=lambda progress: show(_moment(progress)),
             should_stop=should_stop,
+            **options,
         )
     model_name = encoder.identity.name
     if as_json:
@@ -73,6 +91,39 @@ def index(
         raise click.exceptions.Exit(EXIT_INTERRUPTED)
     if summary.failed and not (summary.indexed or summary.unchanged or summary.moved or summary.restored):
         raise click.exceptions.Exit(EXIT_FAILED)
+
+
+def _watch(
+    library_path: Path,
+    folders: tuple[Path, ...],
+    encoder: Encoder,
+    options: dict[str, Any],
+    *,
+    as_json: bool,
+) -> None:
+    """Keep the library up to date until Ctrl-C, with a line (of JSON, if asked for) for each run."""
+    from indexer import watch_folders
+
+    def tell(summary: IndexSummary) -> None:
+        if as_json:
+            click.echo(json.dumps(output.summary_as_dict(summary, encoder.identity.name)))
+            return
+        counts = {name: getattr(summary, name) for name in ("indexed", "moved", "restored", "removed")}
+        counts["failed"] = sum(failure.is_new for failure in summary.failed)
+        changes = ", ".join(f"{count:,} {name}" for name, count in counts.items() if count)
+        click.echo(f"{time.strftime('%H:%M:%S')}  {changes or 'nothing new'}")
+
+    click.echo("Watching; Ctrl-C ends it.", err=True)
+    with stop_on_signal("Stopping after the pictures in hand") as should_stop:
+        watch_folders(
+            library_path,
+            folders,
+            encoder,
+            should_stop=should_stop,
+            on_summary=tell,
+            on_notice=lambda notice: click.echo(f"imago: {notice}", err=True),
+            **options,
+        )
 
 
 def _status_of(library_path: Path) -> LibraryStatus | None:

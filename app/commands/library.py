@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from app import output
+from app.failures import EXIT_FAILED
 from app.options import FolderPath, json_option, library_option
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 
 @click.command()
@@ -62,3 +69,55 @@ def forget(path: Path, library_path: Path, as_json: bool) -> None:
     )
     if summary.will_return:
         click.echo("They lie in a folder of the library, so the next `imago index` finds them again.")
+
+
+@click.command()
+@click.option(
+    "--recover", "new_library", type=FolderPath(), metavar="NEW", help="Save what can be read into NEW."
+)
+@library_option
+@json_option
+def doctor(new_library: Path | None, library_path: Path, as_json: bool) -> None:
+    """Examine the library: do catalog, vectors, index and files agree, and how fast and exact is it?
+
+    Each problem comes with the command that mends it. A damaged catalog is never changed: --recover reads what
+    can be read of it into a new library.
+    """
+    from indexer import examine, recover
+
+    if new_library is not None:
+        recovery = recover(library_path, new_library)
+        if as_json:
+            output.print_json(asdict(recovery) | {"library_path": str(recovery.library_path)})
+            return
+        click.echo(
+            f"Saved {recovery.images:,} pictures in {recovery.files:,} files, {recovery.vectors:,} vectors."
+        )
+        for loss in recovery.lost:
+            click.echo(f"  lost: {loss}")
+        click.echo(f"Next: {output.command_line('index', '--library', str(recovery.library_path))}")
+        return
+    findings = examine(library_path, _text_queries(library_path))
+    if as_json:
+        output.print_json({"findings": [asdict(finding) for finding in findings]})
+    else:
+        for finding in findings:
+            click.echo(f"{'PROBLEM' if finding.is_problem else 'ok':<8} {finding.name}: {finding.message}")
+            if finding.remedy:
+                click.echo(f"{'':<9}{finding.remedy}")
+    if any(finding.is_problem for finding in findings):
+        raise click.exceptions.Exit(EXIT_FAILED)
+
+
+def _text_queries(library_path: Path) -> NDArray[np.float32] | None:
+    """Words to measure with, embedded; None where the library or its model cannot be had."""
+    from indexer.errors import LibraryError
+    from model.errors import ModelError
+    from search import Library, QueryError
+    from search.cutoff import NEUTRAL_TEXTS
+
+    try:
+        with Library.open(library_path) as library:
+            return library.encoder.encode_texts(NEUTRAL_TEXTS[:32])
+    except (LibraryError, ModelError, QueryError):
+        return None

@@ -310,3 +310,43 @@ def test_the_command_line_starts_without_anything_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_doctor_examines_and_recovers(run: Run, pictures: Path, own_library: Path, tmp_path: Path) -> None:
+    run("index", pictures)
+    healthy = run("doctor")
+    assert healthy.exit_code == 0
+    assert "PROBLEM" not in healthy.out
+    catalog = own_library / "catalog.db"
+    content = bytearray(catalog.read_bytes())
+    content[:100] = bytes(100)
+    catalog.write_bytes(content)
+    ill = run("doctor")
+    assert ill.exit_code == 1
+    assert "--recover" in ill.out
+    saved = run("doctor", "--recover", tmp_path / "saved", "--json")
+    assert saved.exit_code in {0, 1}
+    assert catalog.read_bytes() == bytes(content)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="sends POSIX signals")
+def test_watch_indexes_what_is_added(
+    pictures: Path, draw_picture: Callable[[int], Image.Image], run: Run
+) -> None:
+    command = [sys.executable, "-m", "app", "index", str(pictures), "--watch"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        _wait_for(lambda: _indexed(run) == 6)
+        draw_picture(99).save(pictures / "99.png")
+        _wait_for(lambda: _indexed(run) == 7)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    assert "Traceback" not in err
+    assert process.returncode == 0
+    assert "1 indexed" in out
+
+
+def _wait_for(is_so: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 120
+    while not is_so():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
