@@ -197,7 +197,9 @@ def show_hits(library: Library, query: str, answer: Answer) -> None:
         if address.copies_of() is None:
             show_order()
             show_saving(query)
-    show_grid(library, answer.hits, label=f"Pictures for {query}" if query else "Copies", has_more=has_more)
+    label = f"Pictures for {query}" if query else "Copies"
+    has_bars = bool(answer.query.terms)  # filters alone fit or do not
+    show_grid(library, answer.hits, label=label, has_more=has_more, has_bars=has_bars)
 
 
 def show_grid(
@@ -207,7 +209,7 @@ def show_grid(
     data = columns_of(
         library,
         [hit.id for hit in hits],
-        shares=[hit.probability for hit in hits],
+        shares=[share_of(hit) if has_bars else None for hit in hits],
         tips=[tip_of(hit) if has_bars else "" for hit in hits],
         folded=[len(hit.folded) + hit.copies - 1 for hit in hits],
     )
@@ -218,6 +220,11 @@ def show_grid(
         on_more=take_more,
         on_act=take_action,
     )
+
+
+def share_of(hit: Hit) -> float:
+    """Return how well a hit fits as 0 to 1: its probability, or its score where none can be told."""
+    return min(1.0, max(0.0, hit.score)) if hit.probability is None else hit.probability
 
 
 def tip_of(hit: Hit) -> str:

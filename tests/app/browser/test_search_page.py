@@ -1,6 +1,7 @@
 """The search page without a browser: start, empty, results, errors."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -252,3 +253,10 @@ def test_a_query_is_saved_and_proposed(find: Find, component: Component) -> None
 def test_an_upload_that_is_gone_is_told(use_gallery: Path) -> None:
     page = open_page(q="upload:0123456789abcdef")
     assert "uploaded picture is gone" in page.error[0].value
+
+
+def test_a_hit_without_probability_shows_its_score_as_bar() -> None:
+    hit = Hit(Path("a.jpg"), 0.3, 1)
+    assert search_page.share_of(hit) == 0.3
+    assert search_page.share_of(replace(hit, score=-0.2)) == 0
+    assert search_page.share_of(replace(hit, probability=0.9)) == 0.9
