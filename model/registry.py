@@ -148,7 +148,9 @@ def locate(name: str | Path) -> Path:
     return find_model(name).folder
 
 
-def find_model(name: str | Path, *, may_download: bool = True) -> LocatedModel:
+def find_model(
+    name: str | Path, *, may_download: bool = True, before_download: Callable[[], None] | None = None
+) -> LocatedModel:
     """Finds a checkpoint by alias, local folder or hub id, in this order.
 
     A hub id that is whole in the hub library's cache is taken from there without a word to the network, so
@@ -158,6 +160,7 @@ def find_model(name: str | Path, *, may_download: bool = True) -> LocatedModel:
     Args:
         name: Alias, folder or hub id.
         may_download: False to look on this disk only.
+        before_download: Called once the hub has answered and before the weights are fetched.
 
     Raises:
         ModelNotFoundError: If there is no such alias, folder or model, or it would have to be fetched and
@@ -169,7 +172,7 @@ def find_model(name: str | Path, *, may_download: bool = True) -> LocatedModel:
         hub_id = ALIASES[name].hub_id
         if hub_id is None:
             return LocatedModel(name, STARTER_FOLDER, _package_version())
-        located = _find_on_hub(hub_id, may_download=may_download)
+        located = _find_on_hub(hub_id, may_download=may_download, before_download=before_download)
         return LocatedModel(name, located.folder, located.revision)
     if not text.strip():  # which would be the folder that one is in
         raise ModelNotFoundError(f"{text!r} names no model. Known short names are {_names()}.")
@@ -185,7 +188,7 @@ def find_model(name: str | Path, *, may_download: bool = True) -> LocatedModel:
             f"{text!r} is a file. Name the folder that holds the checkpoint, or one of {_names()}."
         )
     if isinstance(name, str) and _HUB_ID.fullmatch(name):
-        return _find_on_hub(name, may_download=may_download)
+        return _find_on_hub(name, may_download=may_download, before_download=before_download)
     raise ModelNotFoundError(
         f"There is no model {text!r}: it is neither an alias ({_names()}), nor a folder that is there, nor a hub id "
         "such as openai/clip-vit-base-patch32."
@@ -205,7 +208,8 @@ def resolve_default(notify: Callable[[str], None]) -> str:
     """Chooses for someone who named no model: the best one if it can be had, else the one in the package.
 
     Args:
-        notify: Called once with one line that says what was chosen and why.
+        notify: Called with one line that says what was chosen and why, and with one before that if something
+            large has to be fetched.
 
     Returns:
         A name that `find_model` finds on this disk.
@@ -214,8 +218,15 @@ def resolve_default(notify: Callable[[str], None]) -> str:
     if is_on_disk(DEFAULT_ALIAS):
         notify(f"Model: {DEFAULT_ALIAS} ({default.hub_id}), the default.")
         return DEFAULT_ALIAS
+
+    def announce() -> None:
+        notify(
+            f"Fetching the default model, {default.hub_id}: {default.download_bytes / 1e9:.1f} GB, once. "
+            f"--model {FALLBACK_ALIAS} does without."
+        )
+
     try:
-        find_model(DEFAULT_ALIAS)
+        find_model(DEFAULT_ALIAS, before_download=announce)
     except ModelError as error:
         notify(
             f"Model: {FALLBACK_ALIAS}, the small one in this package, which knows a few hundred everyday things. "
@@ -269,7 +280,9 @@ def has_whole_checkpoint(folder: Path) -> bool:
     return any((folder / name).is_file() for name in _SINGLE_WEIGHTS)
 
 
-def _find_on_hub(hub_id: str, *, may_download: bool) -> LocatedModel:
+def _find_on_hub(
+    hub_id: str, *, may_download: bool, before_download: Callable[[], None] | None
+) -> LocatedModel:
     from huggingface_hub import constants
 
     cached = _find_in_cache(hub_id, Path(constants.HF_HUB_CACHE))
@@ -282,7 +295,7 @@ def _find_on_hub(hub_id: str, *, may_download: bool) -> LocatedModel:
             f"{hub_id} is not on this disk, and HF_HUB_OFFLINE forbids to fetch it. Unset it, or take a model that "
             f"is here, such as {FALLBACK_ALIAS}."
         )
-    return _fetch(hub_id)
+    return _fetch(hub_id, before_download)
 
 
 def _find_in_cache(hub_id: str, cache: Path) -> LocatedModel | None:
@@ -301,13 +314,15 @@ def _find_in_cache(hub_id: str, cache: Path) -> LocatedModel | None:
     return LocatedModel(hub_id, folder, commit)
 
 
-def _fetch(hub_id: str) -> LocatedModel:
+def _fetch(hub_id: str, before_download: Callable[[], None] | None) -> LocatedModel:
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
     try:
         information = HfApi().model_info(hub_id, timeout=_HUB_TIMEOUT_SECONDS)
         files = choose_files(sibling.rfilename for sibling in information.siblings or [])
+        if before_download is not None:
+            before_download()
         folder = Path(
             snapshot_download(
                 hub_id,

@@ -256,7 +256,7 @@ import sys
 from model.registry import find_model
 from model.errors import ModelError
 try:
-    located = find_model(sys.argv[1])
+    located = find_model(sys.argv[1], before_download=lambda: print("fetching"))
     print(located.revision, *sorted(path.name for path in located.folder.iterdir()))
 except ModelError as error:
     print(type(error).__name__, error)
@@ -281,7 +281,7 @@ def fetch(name: str, endpoint: str, cache: Path) -> str:
 def test_a_model_is_fetched_once(hub: tuple[str, list[str]], tmp_path: Path) -> None:
     endpoint, requested = hub
     expected = f"{COMMIT} config.json model.safetensors tokenizer.json"
-    assert fetch("some/model", endpoint, tmp_path / "cache") == expected
+    assert fetch("some/model", endpoint, tmp_path / "cache") == f"fetching\n{expected}"
     assert not [request for request in requested if request.endswith(".bin")]
     requested.clear()
     assert fetch("some/model", endpoint, tmp_path / "cache") == expected
