@@ -147,8 +147,8 @@ def main() -> None:
     parser.add_argument("--queries", type=int, default=1000)
     parser.add_argument("--library", type=Path, help="where the synthetic library lies or shall be made")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as workplace:
-        library = options.library or Path(workplace) / "library"
+    with tempfile.TemporaryDirectory() as scratch:
+        library = options.library or Path(scratch) / "library"
         if not library.exists():
             make_library(library, options.images, Encoder.load("starter").identity)
         figures = measure(library, options.queries)

@@ -117,18 +117,18 @@ def main() -> None:
         measure(options.folder, options.runs, Path(name))
 
 
-def measure(folder: Path, runs: int, workplace: Path) -> None:
-    library = workplace / "library"
+def measure(folder: Path, runs: int, scratch: Path) -> None:
+    library = scratch / "library"
     environment = os.environ | {
         "IMAGO_LIBRARY": str(library),
-        "IMAGO_CACHE": str(workplace / "cache"),
+        "IMAGO_CACHE": str(scratch / "cache"),
         "HF_HUB_OFFLINE": "1",
     }
 
     def imago(*words: str) -> Cost:
         return run(sys.executable, "-m", "app", *words, environment=environment)
 
-    one = workplace / "one"
+    one = scratch / "one"
     one.mkdir()
     shutil.copy(next(path for path in sorted(folder.rglob("*")) if path.is_file()), one)
     firsts, seconds, fixed, parts = [], [], [], []

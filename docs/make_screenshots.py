@@ -298,8 +298,8 @@ def shoot_all(address: str) -> None:
 def main() -> None:
     """Draw a gallery, index it, and take pictures of the app that shows it."""
     TARGET.mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="imago-") as workplace:
-        gallery, library = Path(workplace) / "Pictures", Path(workplace) / "library"
+    with tempfile.TemporaryDirectory(prefix="imago-") as scratch:
+        gallery, library = Path(scratch) / "Pictures", Path(scratch) / "library"
         make_gallery(gallery)
         index_folders(library, [gallery], Encoder.load("starter"))
         with socket.socket() as probe:
@@ -317,7 +317,7 @@ def main() -> None:
             str(library),
         ]
         # A home of its own: the pictures must not show whose machine they were made on.
-        server = subprocess.Popen(command, env=os.environ | {"HOME": workplace})
+        server = subprocess.Popen(command, env=os.environ | {"HOME": scratch})
         try:
             deadline = time.monotonic() + 60
             while time.monotonic() < deadline:
