@@ -335,7 +335,8 @@ class ImagePreprocessor:
 
         A JPEG decoder shrinks with a coarse filter, so ours must have something left to do. Worst cosine to the
         full decode over 200 photographs with the starter (64 pixels), by benchmarks/draft_decoding.py: 0.946 at the
-        target size itself, 0.991 at twice that, 0.995 at four times. Small inputs, where a pixel says much and decoding costs little, get
+        target size itself, 0.991 at twice that, 0.995 at four times. Small inputs, where a pixel says much and
+        decoding costs little, get
         four times; larger ones twice. Where pictures are not resized at all, no fraction will do, and this is a
         number that no picture reaches.
         """
