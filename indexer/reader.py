@@ -143,15 +143,22 @@ class LibraryReader:
         return np.sort(np.concatenate(parts)) if parts else np.empty(0, np.int64)
 
     def nearest(
-        self, vectors: NDArray[np.float32], k: int, *, among: NDArray[np.int64] | None = None
+        self,
+        vectors: NDArray[np.float32],
+        k: int,
+        *,
+        among: NDArray[np.int64] | None = None,
+        exact: bool = False,  # noqa: ARG002  (every index there is so far is exact)
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """The images nearest to vectors, exactly.
+        """The images nearest to vectors.
 
         Args:
             vectors: float32 (q, dimension), of unit norm if scores shall be cosines.
             k: How many for each; fewer come back if there are not so many.
             among: Ids that may be found, int64 (m,), in any order; those that the library does not hold are
                 ignored. None: all.
+            exact: Whether to compare with every candidate also where the library has an approximate index;
+                without one, the answer is exact anyway.
 
         Returns:
             Scores float32 (q, k') and ids int64 (q, k'): best first, equal scores by id, k' = min(k,
