@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 UV := $(shell command -v uv 2>/dev/null)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup index app test test-faults lint format screenshots lock clean
+.PHONY: help setup index app test test-faults test-cluster lint format screenshots lock clean run-test-cluster
 
 help: ## list the targets
 	@grep -hE '^[a-z][a-z-]*:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 26
@@ -29,6 +29,14 @@ test-faults: $(VENV)/.installed-dev ## the long form of the tests by killing, fu
 	IMAGO_KILLS=200 IMAGO_FUZZ=300 IMAGO_LIFE_EXAMPLES=300 $(BIN)/python -m pytest \
 		tests/indexer/test_faults.py tests/indexer/test_life.py tests/indexer/test_hostile.py
 
+# An environment of its own: Ray, Milvus and what they bring weigh over a gigabyte, and `make test` shall prove that
+# everything else works without them.
+test-cluster: ## the tests with Ray and Milvus, in .venv-cluster
+	@$(MAKE) --no-print-directory VENV=.venv-cluster run-test-cluster
+
+run-test-cluster: $(VENV)/.installed-cluster
+	$(BIN)/python -m pytest tests/cluster
+
 lint: $(VENV)/.installed-dev ## check style, types and who imports whom
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -45,17 +53,19 @@ screenshots: $(VENV)/.installed-dev ## make the README's pictures of the app (ne
 lock: ## renew the locks from pyproject.toml (needs uv)
 	@command -v uv >/dev/null || { echo 'make lock needs uv: pip install uv' >&2; exit 2; }
 	uv pip compile pyproject.toml --group build --output-file requirements.lock $(LOCK_OPTIONS)
-	uv pip compile pyproject.toml --all-extras --group build --group dev --constraint requirements.lock \
+	uv pip compile pyproject.toml --extra train --group build --group dev --constraint requirements.lock \
 		--output-file requirements-dev.lock $(LOCK_OPTIONS)
+	uv pip compile pyproject.toml --all-extras --group build --group dev --group cluster \
+		--constraint requirements-dev.lock --output-file requirements-cluster.lock $(LOCK_OPTIONS)
 
 LOCK_OPTIONS = --universal --python-version 3.11 --generate-hashes --no-annotate --upgrade --quiet \
 	--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock"
 
 clean: ## remove the environment and the tools' caches
-	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .venv-cluster .pytest_cache .ruff_cache .mypy_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# The two stamps: what people need to run Imago, and what developers need besides.
+# The stamps: what people need to run Imago, what developers need besides, and that with Ray and Milvus.
 define install
 	@test -x $(BIN)/python || $(PYTHON) -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info < (3, 14) else \
 		"Imago needs Python 3.11, 3.12 or 3.13; this is " + sys.version.split()[0] + ". Say: make PYTHON=python3.12 ...")'
@@ -75,4 +85,8 @@ $(VENV)/.installed: requirements.lock pyproject.toml
 
 $(VENV)/.installed-dev: requirements-dev.lock $(VENV)/.installed
 	$(call install,requirements-dev.lock)
+	@touch $@
+
+$(VENV)/.installed-cluster: requirements-cluster.lock pyproject.toml
+	$(call install,requirements-cluster.lock)
 	@touch $@

@@ -19,7 +19,7 @@ def test_the_four_packages_ship_in_the_wheel() -> None:
     ]
 
 
-@pytest.mark.parametrize("name", ["requirements.lock", "requirements-dev.lock"])
+@pytest.mark.parametrize("name", ["requirements.lock", "requirements-dev.lock", "requirements-cluster.lock"])
 def test_the_lock_pins_every_package_with_hashes_and_names_no_index(name: str) -> None:
     text = (ROOT / name).read_text(encoding="utf-8")
     requirements = [line for line in text.splitlines() if line and not line.startswith((" ", "#"))]
