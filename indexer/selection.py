@@ -53,7 +53,7 @@ _SCREENS: Final = frozenset(
 )  # fmt: skip
 
 # The local time at which an image was taken, or its oldest copy changed, as text that sorts like time.
-_MOMENT: Final = (
+MOMENT: Final = (
     "coalesce(substr(taken_at, 1, 19), (SELECT strftime('%Y-%m-%dT%H:%M:%S', min(modified_ns) / 1000000000,"
     " 'unixepoch', 'localtime') FROM files WHERE image_id = images.id), '')"
 )
@@ -124,10 +124,10 @@ def _condition(wanted: Filter) -> tuple[str, list[Any]]:
         case TakenBetween(since, until):
             parts, values = ["1"], []
             if since is not None:
-                parts.append(f"{_MOMENT} >= ?")
+                parts.append(f"{MOMENT} >= ?")
                 values.append(since.isoformat()[:19])
             if until is not None:
-                parts.append(f"{_MOMENT} < ?")
+                parts.append(f"{MOMENT} < ?")
                 values.append(until.isoformat()[:19])
             return " AND ".join(parts), values
         case CameraContains(texts):
