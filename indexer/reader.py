@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
     from indexer.catalog import StoredModel
     from indexer.filters import Filter
+    from indexer.reading import Selection
     from model.identity import ModelIdentity
 
 _HASH_BLOCK_BYTES = 1 << 20
@@ -110,6 +111,11 @@ class LibraryReader:
             return True
 
     @property
+    def place(self) -> Path | str:
+        """The library's folder."""
+        return self.path
+
+    @property
     def model(self) -> ModelIdentity | None:
         """Whose vectors the library holds; None if nothing was indexed yet."""
         model = self._snapshot.model
@@ -142,12 +148,17 @@ class LibraryReader:
             ]
         return np.sort(np.concatenate(parts)) if parts else np.empty(0, np.int64)
 
+    def sample_ids(self, count: int) -> NDArray[np.int64]:
+        """At most so many of them, evenly spread, ascending, int64 (n,)."""
+        ids = self.ids()
+        return ids if len(ids) <= count else ids[np.linspace(0, len(ids) - 1, count).astype(np.int64)]
+
     def nearest(
         self,
         vectors: NDArray[np.float32],
         k: int,
         *,
-        among: NDArray[np.int64] | None = None,
+        among: Selection | None = None,
         exact: bool = False,  # noqa: ARG002  (every index there is so far is exact)
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """The images nearest to vectors.
