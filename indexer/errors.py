@@ -46,11 +46,19 @@ class ModelMismatchError(LibraryError):
         given_model: The identity of the model that was offered.
     """
 
-    def __init__(self, library_path: Path, library_model: ModelIdentity, given_model: ModelIdentity) -> None:
+    def __init__(
+        self, library_path: Path | str, library_model: ModelIdentity, given_model: ModelIdentity
+    ) -> None:
         self.library_model = library_model
         self.given_model = given_model
         same_name = library_model.name == given_model.name
         detail = " (same name, other weights or preprocessing)" if same_name else ""
+        if "://" in str(library_path):
+            super().__init__(
+                f"The collection {library_path} holds vectors of the model {_describe(library_model)}, not of"
+                f" {_describe(given_model)}{detail}. Ask it with its own model, or publish to another collection."
+            )
+            return
         super().__init__(
             f"The library {library_path} holds vectors of the model {_describe(library_model)}, not of"
             f" {_describe(given_model)}{detail}. Go on with its own model:"

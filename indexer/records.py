@@ -158,7 +158,7 @@ class LibraryStatus:
     """How a library stands.
 
     Attributes:
-        library_path: The library's folder.
+        library_path: The library's folder, or its address.
         images: Images that a search can find.
         files: Files that hold them (copies counted).
         failed: Files that could not be indexed.
@@ -168,13 +168,13 @@ class LibraryStatus:
         model: Whose vectors it holds; None if nothing was indexed yet.
         next_model: The model that it is being moved to; None except during a change of model.
         schema_version: Version of the catalog.
-        library_bytes: What the library takes on the disk.
+        library_bytes: What the library takes on the disk; 0 where that is not known.
         created_at: ISO 8601 in UTC.
         last_run_at: End of the last run, ISO 8601 in UTC.
         notices: What is not as it should be, with the way out.
     """
 
-    library_path: Path
+    library_path: Path | str
     images: int
     files: int
     failed: int
