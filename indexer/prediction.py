@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from indexer.pipeline import ImageEncoder
+    from indexer.tower import ImageEncoder
     from model.identity import ModelIdentity
 
 _SAMPLE_IMAGES = 32

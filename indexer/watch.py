@@ -23,8 +23,8 @@ from indexer.scan import SYSTEM_NAMES
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from indexer.pipeline import ImageEncoder
     from indexer.records import IndexSummary
+    from indexer.tower import ImageEncoder
 
 DEBOUNCE_SECONDS = 2.0  # a camera's import writes file after file: one run for all of them
 LONGEST_WAIT_SECONDS = 30.0  # but something that never is quiet must not keep the library old

@@ -149,12 +149,14 @@ def serve_runs() -> None:
     import sqlite_utils
 
     import indexer.catalog
+    import indexer.embedding
+    import indexer.ledger
     import indexer.pipeline
     import indexer.reader
 
     assert all((faiss, filelock, sqlite_utils, indexer.reader))  # imported before the forks, not in each
-    indexer.pipeline.DecodePool = InlinePool
-    indexer.pipeline._COMMIT_SECONDS = 0.0
+    indexer.embedding.DecodePool = InlinePool
+    indexer.ledger._COMMIT_SECONDS = 0.0
     for line in sys.stdin:
         child = os.fork()
         if child == 0:

@@ -105,7 +105,7 @@ def test_a_catalog_that_may_not_grow_is_said_and_loses_nothing(index, check, pho
         catalog._db.execute(f"PRAGMA max_page_count = {pages + 3}")
         return catalog
 
-    monkeypatch.setattr("indexer.pipeline._COMMIT_SECONDS", 0.05)
+    monkeypatch.setattr("indexer.ledger._COMMIT_SECONDS", 0.05)
     monkeypatch.setattr(Catalog, "_prepare", classmethod(limited))
     encoder.seconds_per_batch = 0.03
     with pytest.raises(DiskFullError, match=r"is full.*run the same command again"):

@@ -1,0 +1,180 @@
+"""What in the folders is new, has changed or has vanished since the last run.
+
+A folder that cannot be seen is not an empty one: what lies on a disk that is not there, or where nobody may
+look, is kept.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from indexer.catalog import KnownFile
+from indexer.paths import THUMBNAILS_NAME, join_root
+from indexer.records import FileFailure
+from indexer.scan import scan_folder
+from indexer.tasks import Task, Vanished
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from indexer.catalog import Catalog, KnownRoot
+    from indexer.scan import Scan
+    from indexer.tasks import Counts, Scope
+
+_RACY_NS = 2_000_000_000  # the coarsest clock of a file system (FAT): two seconds
+_INODE_WRAP = 1 << 64  # SQLite's integers have a sign, inodes have none
+
+
+class Comparison:
+    """Compares folders with the catalog.
+
+    Args:
+        library: The library's folder, which is no place for pictures.
+        catalog: What is known.
+        counts: Told of what is unchanged, skipped and failed before.
+        lacking: Images whose vector of this run's model is still to be made although the catalog knows them.
+        retry_failed: Whether files that failed before and have not changed are to be read again.
+        report: Called after each folder.
+        should_stop: Asked before each folder.
+
+    Attributes:
+        tasks: What is to be read.
+        vanished: What is not there any more.
+        offline: Folders that were not there; what they held is kept.
+        unreadable: Folders that could not be listed; what they held is kept.
+    """
+
+    def __init__(
+        self,
+        library: Path,
+        catalog: Catalog,
+        counts: Counts,
+        *,
+        lacking: set[int],
+        retry_failed: bool,
+        report: Callable[[], None],
+        should_stop: Callable[[], bool],
+    ) -> None:
+        self.tasks: list[Task] = []
+        self.vanished = Vanished()
+        self.offline: list[Path] = []
+        self.unreadable: list[FileFailure] = []
+        self.library = library
+        self.catalog = catalog
+        self.counts = counts
+        self.retry_failed = retry_failed
+        self._lacking = lacking
+        self._report = report
+        self._should_stop = should_stop
+
+    def look(self, scope: Scope) -> bool:
+        """Scans a part of a root and sorts its files into unchanged, to do, and vanished.
+
+        Returns:
+            Whether the folder was there and seen to its end.
+        """
+        folder = scope.folder
+        if self._is_offline(scope):
+            self.offline.append(Path(folder))
+            with self.catalog.transaction():
+                self.catalog.mark_root(scope.root.id, is_online=False)
+            return False
+        before = self.counts.scanned
+
+        def on_folder(files: int) -> None:
+            self.counts.scanned = before + files
+            self._report()
+
+        own = {os.path.realpath(self.library / THUMBNAILS_NAME)}
+        if os.path.realpath(self.library) != folder:
+            own.add(os.path.realpath(self.library))
+        scan = scan_folder(folder, skip=own, on_folder=on_folder, should_stop=self._should_stop)
+        self.counts.scanned = before + len(scan.files)
+        prefix = f"{scope.prefix}/" if scope.prefix else ""
+        known = self.catalog.files_of(scope.root.id)
+        if scan.is_empty and known and self._is_unused_mount_point(scope):
+            self.offline.append(Path(folder))
+            with self.catalog.transaction():
+                self.catalog.mark_root(scope.root.id, is_online=False)
+            return False
+        self.unreadable.extend(
+            FileFailure(Path(join_root(folder, relative)), reason) for relative, reason in scan.unreadable
+        )
+        if scan.stopped:
+            return False
+        with self.catalog.transaction():
+            self.catalog.mark_root(scope.root.id, is_online=True, device=_device(scope.root.path))
+        self.tasks.extend(self._sort_files(scope.root, prefix, scan, known))
+        self._note_vanished(prefix, scan, known)
+        return True
+
+    def _is_offline(self, scope: Scope) -> bool:
+        return not os.path.isdir(scope.folder)  # noqa: PTH112
+
+    def _is_unused_mount_point(self, scope: Scope) -> bool:
+        """An empty folder on another device than the root was on: its disk is not mounted now."""
+        return scope.root.device is not None and scope.root.device != _device(scope.folder)
+
+    def _sort_files(
+        self, root: KnownRoot, prefix: str, scan: Scan, known: dict[str, tuple[Any, ...]]
+    ) -> list[Task]:
+        """Removes from `known` what the scan found; returns what is to be read.
+
+        The loop runs once for every file of a library, so it unpacks tuples and calls nothing for those
+        that are unchanged.
+        """
+        tasks = []
+        unchanged = 0
+        lacking = self._lacking
+        for name, size_bytes, modified_ns, inode in scan.files:
+            path = prefix + name if prefix else name
+            row = known.pop(path, None)
+            if row is None:
+                tasks.append(Task(root, path, (size_bytes, modified_ns, inode), None, False))
+                continue
+            _, known_size, known_modified, known_inode, read_ns, status, image_id, reason = row
+            is_same = known_size == size_bytes and known_modified == modified_ns
+            if lacking and image_id in lacking:
+                tasks.append(Task(root, path, (size_bytes, modified_ns, inode), KnownFile(*row), False))
+            elif is_same and status == "indexed":
+                # Another inode, or a file written so shortly before it was read that a later change may
+                # carry the same time: the content decides, and usually it is the same.
+                is_sure = known_inode == inode or known_inode == inode - _INODE_WRAP
+                if is_sure and not -_RACY_NS < read_ns - known_modified < _RACY_NS:
+                    unchanged += 1
+                else:
+                    tasks.append(Task(root, path, (size_bytes, modified_ns, inode), KnownFile(*row), True))
+            elif is_same and status == "skipped":
+                self.counts.skipped += 1
+            elif is_same and not self.retry_failed:
+                self.counts.failed.append(
+                    FileFailure(Path(join_root(root.path, path)), reason or "", is_new=False)
+                )
+            else:
+                tasks.append(Task(root, path, (size_bytes, modified_ns, inode), KnownFile(*row), False))
+        self.counts.unchanged += unchanged
+        return tasks
+
+    def _note_vanished(self, prefix: str, scan: Scan, known: dict[str, tuple[Any, ...]]) -> None:
+        """Notes what is left in `known`: gone, unless it lies where nobody could look."""
+        hidden = tuple(f"{prefix}{relative}/" if relative else prefix for relative, _ in scan.unreadable)
+        exact = {prefix + relative for relative, _ in scan.unreadable}
+        for path, fields in known.items():
+            if not path.startswith(prefix) or path in exact or (hidden and path.startswith(hidden)):
+                continue
+            self.vanished.add(KnownFile(*fields))
+
+    def guess_moves(self) -> None:
+        """Has files hashed before they are decoded that are as large and as old as one that vanished."""
+        for task in self.tasks:
+            if task.known is None and task.stat[:2] in self.vanished.stats:
+                task.hash_only = True
+
+
+def _device(path: str) -> str | None:
+    try:
+        return str(os.stat(path).st_dev)  # noqa: PTH116
+    except OSError:
+        return None
