@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import click
 
-from app.commands import evaluate, index, library, models, search, servers, train
+from app.commands import evaluate, index, library, models, publish, search, servers, train
 
 
 @click.group(
@@ -22,6 +22,7 @@ def imago() -> None:
 
 for command in (
     index.index,
+    publish.publish,
     search.search,
     search.similar,
     search.duplicates,

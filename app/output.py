@@ -28,7 +28,7 @@ def print_json(value: dict[str, Any]) -> None:
     click.echo(json.dumps(value, indent=2))
 
 
-def _print_path(prefix: bytes, path: Path, suffix: bytes = b"") -> None:
+def _print_path(prefix: bytes, path: Path | str, suffix: bytes = b"") -> None:
     """Print a line that holds a path, byte for byte as the file system has it."""
     click.echo(prefix + os.fsencode(path) + suffix)
 
@@ -55,7 +55,7 @@ def hit_as_dict(hit: Hit) -> dict[str, Any]:
     return fields
 
 
-def answer_as_dict(answer: Answer, query: str, library_path: Path) -> dict[str, Any]:
+def answer_as_dict(answer: Answer, query: str, library_path: Path | str) -> dict[str, Any]:
     """Return an answer with its hits."""
     return {
         "query": query,

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from indexer.decode import DecodeLimits, RefusedError, SkipError, decode, read_file
+from indexer.reading import state_folder
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,7 +34,7 @@ WEBP_QUALITY = 75
 JPEG_QUALITY = 88
 
 
-def thumbnail(path: Path, content_hash: str, library_path: Path) -> bytes | None:
+def thumbnail(path: Path, content_hash: str, library_path: Path | str) -> bytes | None:
     """Return a picture's thumbnail as WebP, or None if its file is gone, changed or damaged.
 
     Thumbnails are named by content, so a moved file keeps its own and a changed one gets another. A library
@@ -42,9 +43,9 @@ def thumbnail(path: Path, content_hash: str, library_path: Path) -> bytes | None
     Args:
         path: The file.
         content_hash: Hex SHA-256 that the file's bytes must have.
-        library_path: The library's folder.
+        library_path: The library's folder or address.
     """
-    kept = library_path / "thumbnails" / content_hash[:2] / f"{content_hash}.webp"
+    kept = state_folder(library_path) / "thumbnails" / content_hash[:2] / f"{content_hash}.webp"
     with contextlib.suppress(OSError):
         return kept.read_bytes()
     file = read_unchanged(path, content_hash)

@@ -159,7 +159,7 @@ class Health(BaseModel):
 FAILURES_SHOWN = 1000
 
 
-def text(path: Path) -> str:
+def text(path: Path | str) -> str:
     """A path as JSON can carry it: bytes that are no UTF-8 become replacement characters."""
     return os.fsencode(path).decode("utf-8", "replace")
 

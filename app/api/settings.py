@@ -24,7 +24,7 @@ class ApiSettings:
     """Where the API listens, whom it answers, and what one request may cost.
 
     Attributes:
-        library_path: The library's folder.
+        library_path: The library's folder or address.
         host: Address to listen on.
         port: Port to listen on; 0 takes a free one.
         token: What every request must carry as a bearer token; None on loopback means that none is asked for.
@@ -38,7 +38,7 @@ class ApiSettings:
         shutdown_seconds: How long requests under way may take to end when the server is told to stop.
     """
 
-    library_path: Path
+    library_path: Path | str
     host: str = "127.0.0.1"
     port: int = DEFAULT_PORT
     token: str | None = None

@@ -5,17 +5,17 @@ from __future__ import annotations
 import threading
 import time
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from app.api.batching import WORTHWHILE_TEXTS, BatchingEncoder
-from indexer import LibraryReader
 from indexer.errors import LibraryError, ModelMismatchError
+from indexer.reading import is_address, open_reader
 from model.errors import ModelError
 from search import Library, SearchError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from app.api.metrics import Metrics
     from model import Encoder, ModelIdentity
@@ -35,12 +35,12 @@ class Shelf:
     """
 
     def __init__(
-        self, path: Path, metrics: Metrics, load_encoder: Callable[[str], Encoder] | None = None
+        self, path: Path | str, metrics: Metrics, load_encoder: Callable[[str], Encoder] | None = None
     ) -> None:
         """Open the library at `path`.
 
         Args:
-            path: The library's folder.
+            path: The library's folder or address.
             metrics: Where to count.
             load_encoder: From a model's name to the model; `Encoder.load` when not given.
 
@@ -124,7 +124,7 @@ class Shelf:
         self._metrics.images.set(len(self._library.reader))
 
     def _open(self, previous: Library | None) -> Library:
-        with LibraryReader.open(self._path) as reader:
+        with open_reader(self._path) as reader:
             identity = reader.model
         library = Library.open(self._path, None if identity is None else self._encoder(identity, previous))
         self._metrics.images.set(len(library.reader))
@@ -146,8 +146,10 @@ class Shelf:
         return BatchingEncoder(load(identity.name), self._metrics.texts.observe)
 
     def _folder_identity(self) -> tuple[int, int] | None:
+        if is_address(self._path):
+            return None  # a collection that took another's place is noticed by its page
         try:
-            found = self._path.stat()
+            found = Path(self._path).stat()
         except OSError:
             return None
         return found.st_dev, found.st_ino

@@ -9,10 +9,11 @@ import streamlit as st
 from app.browser.frame import plain
 from app.browser.indexing_job import job
 from app.browser.indexing_panel import show_folder_form, show_job, start_indexing
-from app.browser.shelf import current_library, library_path
+from app.browser.shelf import current_library, library_path, library_place
 from app.browser.start import show_start
 from app.browser.wording import bytes_told, moment_told, shown
 from indexer.errors import LibraryNotFoundError
+from indexer.reading import is_address
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,16 +38,21 @@ def show() -> None:
     show_figures(status)
     for notice in status.notices:
         st.warning(plain(shown(notice)), icon=":material/warning:")
-    show_job(path)
+    is_served = is_address(library_place())
+    if not is_served:
+        show_job(path)
     st.header("Folders")
-    show_folders(status, path)
-    show_folder_form(path, label="Add")
-    if status.failed:
+    show_folders(status, None if is_served else path)
+    if is_served:
+        st.caption("This library is served from elsewhere: it is indexed and published where its folders are.")
+    else:
+        show_folder_form(path, label="Add")
+    if status.failed and not is_served:
         st.header("Files that could not be read")
         show_failures(reader.failures(), path)
     st.header("Model")
     show_model(status)
-    st.caption(f"The library lies in {plain(shown(path))}")
+    st.caption(f"The library lies in {plain(shown(library_place()))}")
 
 
 def show_figures(status: LibraryStatus) -> None:
@@ -58,8 +64,8 @@ def show_figures(status: LibraryStatus) -> None:
         st.metric("On the disk", bytes_told(status.library_bytes))
 
 
-def show_folders(status: LibraryStatus, path: Path) -> None:
-    """Show the folders that the library looks after, and the button that brings it up to date."""
+def show_folders(status: LibraryStatus, path: Path | None) -> None:
+    """Show the folders that the library looks after, and the button that brings it up to date if it has a path."""
     if status.roots:
         st.dataframe(
             {
@@ -70,6 +76,8 @@ def show_folders(status: LibraryStatus, path: Path) -> None:
             },
             hide_index=True,
         )
+    if path is None:
+        return
     is_running = job.state is not None and job.state.is_running
     st.button(
         "Look for changes",

@@ -17,6 +17,7 @@ from starlette.responses import PlainTextResponse
 
 from app.browser.pictures import picture_routes
 from app.browser.shelf import warm_up
+from indexer.reading import is_address
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -44,14 +45,14 @@ THEME: Mapping[str, Any] = {
 """Colours with a contrast of at least 4.5 to 1 in both; which one is shown follows the system."""
 
 
-def serve(library_path: Path, *, host: str, port: int, open_browser: bool) -> None:
+def serve(library_path: Path | str, *, host: str, port: int, open_browser: bool) -> None:
     """Serve the browser app until Ctrl-C.
 
     Raises:
         click.ClickException: The port is taken or the address cannot be listened on.
     """
     _check_address(host, port)
-    path = library_path.absolute()
+    path = library_path if is_address(library_path) else Path(library_path).absolute()
     os.environ["IMAGO_LIBRARY"] = str(path)
     click.echo(f"Imago: http://{_in_url(host)}:{port} (Ctrl-C ends it)", err=True)
     if not _is_loopback(host):
@@ -77,7 +78,7 @@ def serve(library_path: Path, *, host: str, port: int, open_browser: bool) -> No
     )
 
 
-def browser_app(library_path: Path, *, host: str) -> st.App:
+def browser_app(library_path: Path | str, *, host: str) -> st.App:
     """Return the ASGI application: pages, and below `/pictures` and `/uploads` what they show."""
     middleware = [Middleware(OwnNameOnly, host=host)] if _is_loopback(host) else []
     return st.App(PAGE, routes=picture_routes(library_path), middleware=middleware)

@@ -14,21 +14,31 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import indexer
+from indexer.reading import is_address, state_folder
 
 if TYPE_CHECKING:
+    from indexer.reading import Place
     from search import Library
 
 _lock = threading.RLock()
-_open: tuple[Path, tuple[int, int], Library] | None = None
+_open: tuple[Place, tuple[int, int], Library] | None = None
 _changes = 0
 
 
+def library_place() -> Place:
+    """Return where the library of this server lies: a folder, or an address."""
+    named = os.environ.get("IMAGO_LIBRARY")
+    if named and is_address(named):
+        return named
+    return Path(named or indexer.default_library_path()).absolute()
+
+
 def library_path() -> Path:
-    """Return where the library of this server lies."""
-    return Path(os.environ.get("IMAGO_LIBRARY") or indexer.default_library_path()).absolute()
+    """Return the folder of this server's library; of a served one, that of this machine beside it."""
+    return state_folder(library_place())
 
 
-def current_library(path: Path | None = None) -> Library:
+def current_library(path: Place | None = None) -> Library:
     """Return the library, as it is now. Do not close it: others use it too.
 
     Raises:
@@ -37,7 +47,7 @@ def current_library(path: Path | None = None) -> Library:
     from search import Library
 
     global _open, _changes  # noqa: PLW0603 one per process is the point
-    path = path or library_path()
+    path = path or library_place()
     with _lock:
         if _open is not None and _open[:2] == (path, _identity(path)):
             library = _open[2]
@@ -58,7 +68,7 @@ def library_state() -> int:
     return _changes
 
 
-def warm_up(path: Path) -> None:
+def warm_up(path: Place) -> None:
     """Load the library and its model in the background, so that the first query need not wait for them.
 
     What is wrong with them is told to the one who asks; here nobody does.
@@ -71,10 +81,12 @@ def warm_up(path: Path) -> None:
     threading.Thread(target=load, name="warm-up", daemon=True).start()
 
 
-def _identity(path: Path) -> tuple[int, int]:
+def _identity(path: Place) -> tuple[int, int]:
     """Tell one catalog from another that took its place under the same path."""
+    if is_address(path):
+        return (0, 0)  # a collection that took another's place is noticed by its page
     try:
-        found = (path / "catalog.db").stat()
+        found = (Path(path) / "catalog.db").stat()
     except OSError:
         return (0, 0)
     return (found.st_dev, found.st_ino)

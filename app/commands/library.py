@@ -10,7 +10,7 @@ import click
 
 from app import output
 from app.failures import EXIT_FAILED
-from app.options import FolderPath, json_option, library_option
+from app.options import FolderPath, json_option, library_option, place_option
 
 if TYPE_CHECKING:
     import numpy as np
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@library_option
+@place_option
 @json_option
-def status(library_path: Path, as_json: bool) -> None:
+def status(library_path: Path | str, as_json: bool) -> None:
     """Tell what the library holds, with which model, and what failed."""
-    from indexer import LibraryReader
+    from indexer.reading import open_reader
 
-    with LibraryReader.open(library_path) as reader:
+    with open_reader(library_path) as reader:
         library_status, failures = reader.status(), reader.failures()
     if as_json:
         output.print_json(output.status_as_dict(library_status, failures))
@@ -33,16 +33,16 @@ def status(library_path: Path, as_json: bool) -> None:
 
 
 @click.command()
-@library_option
+@place_option
 @json_option
-def roots(library_path: Path, as_json: bool) -> None:
+def roots(library_path: Path | str, as_json: bool) -> None:
     """List the folders that the library looks after.
 
     A folder that is not there now, such as one on a disk that is unplugged, keeps its pictures.
     """
-    from indexer import LibraryReader
+    from indexer.reading import open_reader
 
-    with LibraryReader.open(library_path) as reader:
+    with open_reader(library_path) as reader:
         found = reader.roots()
     if as_json:
         output.print_json({"roots": [output.root_as_dict(root) for root in found]})
@@ -75,17 +75,22 @@ def forget(path: Path, library_path: Path, as_json: bool) -> None:
 @click.option(
     "--recover", "new_library", type=FolderPath(), metavar="NEW", help="Save what can be read into NEW."
 )
-@library_option
+@place_option
 @json_option
-def doctor(new_library: Path | None, library_path: Path, as_json: bool) -> None:
+def doctor(new_library: Path | None, library_path: Path | str, as_json: bool) -> None:
     """Examine the library: do catalog, vectors, index and files agree, and how fast and exact is it?
 
     Each problem comes with the command that mends it. A damaged catalog is never changed: --recover reads what
     can be read of it into a new library.
     """
     from indexer import examine, recover
+    from indexer.reading import is_address
 
     if new_library is not None:
+        if is_address(library_path):
+            raise click.UsageError(
+                "--recover saves the catalog of a folder; fill a collection with imago publish"
+            )
         recovery = recover(library_path, new_library)
         if as_json:
             output.print_json(asdict(recovery) | {"library_path": str(recovery.library_path)})
@@ -97,7 +102,12 @@ def doctor(new_library: Path | None, library_path: Path, as_json: bool) -> None:
             click.echo(f"  lost: {loss}")
         click.echo(f"Next: {output.command_line('index', '--library', str(recovery.library_path))}")
         return
-    findings = examine(library_path, _text_queries(library_path))
+    if is_address(library_path):
+        from indexer.cluster.measure import examine_served
+
+        findings = examine_served(str(library_path), _text_queries(library_path))
+    else:
+        findings = examine(library_path, _text_queries(library_path))
     if as_json:
         output.print_json({"findings": [asdict(finding) for finding in findings]})
     else:
@@ -109,7 +119,7 @@ def doctor(new_library: Path | None, library_path: Path, as_json: bool) -> None:
         raise click.exceptions.Exit(EXIT_FAILED)
 
 
-def _text_queries(library_path: Path) -> NDArray[np.float32] | None:
+def _text_queries(library_path: Path | str) -> NDArray[np.float32] | None:
     """Words to measure with, embedded; None where the library or its model cannot be had."""
     from indexer.errors import LibraryError
     from model.errors import ModelError

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 import click
 
 from app import export, output
-from app.options import FolderPath, json_option, library_option
+from app.options import FolderPath, json_option, place_option
 from indexer import display_path
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def answer_options(command: Callable[..., None]) -> Callable[..., None]:
             metavar="K",
             help="How many hits at most.",
         ),
-        library_option,
+        place_option,
         click.option("--format", "form", type=click.Choice(FORMATS), default="text", show_default=True),
         click.option("--json", "form", flag_value="json", help="Short for --format json."),
         click.option(
@@ -78,7 +78,7 @@ def search(
     less_like: tuple[int, ...],
     allow_urls: bool,
     count: int,
-    library_path: Path,
+    library_path: Path | str,
     **presentation: Any,
 ) -> None:
     r"""Find the pictures that fit QUERY: words, pictures, filters, in any mixture.
@@ -113,7 +113,7 @@ def search(
 @click.command()
 @click.argument("image", type=FolderPath())
 @answer_options
-def similar(image: Path, count: int, library_path: Path, **presentation: Any) -> None:
+def similar(image: Path, count: int, library_path: Path | str, **presentation: Any) -> None:
     """Find the pictures that look like IMAGE, a file in the library or anywhere else.
 
     A picture that is in the library comes first in its own results, with its copies: so "do I have this one?"
@@ -131,7 +131,7 @@ def _show(
     answer: Answer,
     notices: Sequence[str],
     query: str,
-    library_path: Path,
+    library_path: Path | str,
     *,
     form: str,
     nul: bool,
@@ -162,15 +162,15 @@ def _show(
             _export(hits, folder, cast("Literal['copy', 'symlink']", how))
 
 
-def _show_pictures(hits: Sequence[Hit], library_path: Path) -> None:
+def _show_pictures(hits: Sequence[Hit], library_path: Path | str) -> None:
     from app.terminal_pictures import Picture, can_show, print_pictures
     from app.thumbnails import thumbnail
-    from indexer import LibraryReader
+    from indexer.reading import open_reader
 
     if not can_show():
         output.print_hits(hits)
         return
-    with LibraryReader.open(library_path) as reader:
+    with open_reader(library_path) as reader:
         hashes = [record.content_hash for record in reader.images([hit.id for hit in hits])]
     print_pictures(
         Picture(hit.path, hit.score, thumbnail(hit.path, content_hash, library_path))
@@ -200,9 +200,9 @@ def _export(hits: Sequence[Hit], folder: Path, how: Literal["copy", "symlink"]) 
     show_default=True,
     help="Same content; the same picture re-encoded, resized or cropped; or alike.",
 )
-@library_option
+@place_option
 @json_option
-def duplicates(kind: str, library_path: Path, as_json: bool) -> None:
+def duplicates(kind: str, library_path: Path | str, as_json: bool) -> None:
     """List groups of pictures that show the same, the best copy first. Nothing is ever deleted."""
     from search import Library
 

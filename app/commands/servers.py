@@ -7,15 +7,15 @@ from pathlib import Path
 
 import click
 
-from app.options import library_option
+from app.options import place_option
 
 
 @click.command()
 @click.option("--port", type=click.IntRange(1, 65535), default=8501, show_default=True)
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address; others see it if changed.")
 @click.option("--browser/--no-browser", default=True, show_default=True, help="Open a browser window.")
-@library_option
-def app(port: int, host: str, browser: bool, library_path: Path) -> None:
+@place_option
+def app(port: int, host: str, browser: bool, library_path: Path | str) -> None:
     """Open the search page in a browser."""
     from app.browser.server import serve as serve_pages
 
@@ -30,8 +30,8 @@ def app(port: int, host: str, browser: bool, library_path: Path) -> None:
     "--host", default="127.0.0.1", show_default=True, help="Address; others need the token if changed."
 )
 @click.option("--allow-host", multiple=True, metavar="NAME", help="Also answer requests for this host name.")
-@library_option
-def serve(port: int, host: str, allow_host: tuple[str, ...], library_path: Path) -> None:
+@place_option
+def serve(port: int, host: str, allow_host: tuple[str, ...], library_path: Path | str) -> None:
     """Serve the library to programs over HTTP; the server's /docs page explains how.
 
     Requests must carry the token in IMAGO_API_TOKEN where it is set; beyond this machine it must be.

@@ -160,6 +160,11 @@ class MilvusReader:
         return self._manifest
 
     @property
+    def server_version(self) -> str:
+        """What the server says of itself."""
+        return self._connection.version
+
+    @property
     def model(self) -> ModelIdentity | None:
         """Whose vectors it holds."""
         return self._identity
@@ -265,6 +270,21 @@ class MilvusReader:
             np.stack([scores[:shortest] for scores, _ in found]),
             np.stack([ids[:shortest] for _, ids in found]),
         )
+
+    def vectors_below(
+        self, spread: int
+    ) -> Iterable[tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.int64]]]:
+        """Ids, vectors and spread of the images whose spread lies below a number, page by page.
+
+        Images are spread evenly over `indexer.cluster.rows.SPREAD` numbers by their content.
+        """
+        for page in self._pages(f"spread < {int(spread)}", ["id", "publication", "vector", "spread"]):
+            self._check(page)
+            yield (
+                np.asarray([row["id"] for row in page], np.int64),
+                np.asarray([row["vector"] for row in page], np.float32).reshape(len(page), self.dimension),
+                np.asarray([row["spread"] for row in page], np.int64),
+            )
 
     def select(self, filters: Sequence[Filter]) -> Selection:
         """The images that fit all filters."""
@@ -394,20 +414,20 @@ class MilvusReader:
         limit = min(want + _MARGIN, MOST_HITS)
         allowed = None if chosen is None or chosen.condition.is_exact else chosen.ids
         while True:
-            ids, codes = self._proposed(query, limit, chosen)
+            ids, codes = self.proposed(query, limit, chosen)
             if allowed is not None:
                 kept = np.isin(ids, allowed)
                 ids, codes = ids[kept], codes[kept]
             if len(ids) >= want:
-                return best(_scores(codes, query), ids, want)
+                return best(scores_of(codes, query), ids, want)
             if allowed is None or limit == MOST_HITS:
                 break  # the index found fewer than there are: it lost its way behind the filter
             limit = min(4 * limit, MOST_HITS)
         if candidates <= _MOST_LISTED:
             return self._compared(query, want, chosen)
-        return best(_scores(codes, query), ids, want)
+        return best(scores_of(codes, query), ids, want)
 
-    def _proposed(
+    def proposed(
         self, query: NDArray[np.float32], limit: int, chosen: MilvusSelection | None
     ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """What the index says: ids int64 (n,) and their vectors float32 (n, dimension)."""
@@ -444,7 +464,7 @@ class MilvusReader:
             codes = np.asarray([row["vector"] for row in rows], np.float32)
             new = np.fromiter((int(row["id"]) for row in rows), np.int64, len(rows))
             scores, ids = best(
-                np.concatenate([scores, _scores(codes, query)]), np.concatenate([ids, new]), want
+                np.concatenate([scores, scores_of(codes, query)]), np.concatenate([ids, new]), want
             )
         return scores, ids
 
@@ -509,7 +529,7 @@ def _usable(collection: PublishedCollection) -> Manifest:
     return manifest
 
 
-def _scores(codes: NDArray[np.float32], query: NDArray[np.float32]) -> NDArray[np.float32]:
+def scores_of(codes: NDArray[np.float32], query: NDArray[np.float32]) -> NDArray[np.float32]:
     """Inner products in double precision, rounded once, as `indexer.vector_index` computes them: float32 (n,)."""
     wide = codes.reshape(-1, len(query)).astype(np.float64)
     return np.asarray((wide * query.astype(np.float64)).sum(axis=1), np.float32)

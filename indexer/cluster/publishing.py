@@ -360,7 +360,7 @@ class _Run:
         finally:
             self.source.execute("COMMIT")
         return [
-            row_of(PublishedImage(*fields, tuple(copies[fields[0]])))
+            row_of(PublishedImage(*(*fields, tuple(copies[fields[0]]))))
             for fields in found
             if fields[0] in copies
         ]
