@@ -26,6 +26,7 @@ import indexer
 import model
 from indexer.errors import ModelMismatchError
 from indexer.filters import InFolder, Not
+from indexer.reading import open_reader
 from model.cache import read_entry, write_entry
 from model.registry import ALIASES
 from search import query as language
@@ -52,9 +53,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL import Image
 
-    from indexer import LibraryReader
     from indexer.decode import Preprocessor
     from indexer.filters import Filter
+    from indexer.reading import Reader, Selection
     from model import ModelIdentity
     from search.grouping import DuplicateGroup, Fingerprints, Kind, Limits
     from search.matching import Order
@@ -174,7 +175,7 @@ class Library:
 
     def __init__(
         self,
-        reader: LibraryReader,
+        reader: Reader,
         encoder: QueryEncoder | None = None,
         *,
         saved: Callable[[str], str | None] | None = None,
@@ -210,7 +211,7 @@ class Library:
         """Open the library at `path`.
 
         Args:
-            path: The library's folder.
+            path: The library's folder, or the address of a served one, `milvus://HOST:PORT/COLLECTION`.
             encoder: The model to embed queries with. Without it the library's own model is loaded, on the
                 first query that needs one.
             saved: From the name of a saved query to its text or None; `search.saved.SavedQueries().get` where
@@ -222,7 +223,7 @@ class Library:
             indexer.errors.LibraryError: No library there, a damaged one, or one that a newer version made.
             indexer.errors.ModelMismatchError: `encoder` is not the model that the library was made with.
         """
-        reader = indexer.LibraryReader.open(Path(path))
+        reader = open_reader(path)
         try:
             return cls(reader, encoder, saved=saved, fetch=fetch)
         except BaseException:
@@ -257,7 +258,7 @@ class Library:
         return True
 
     @property
-    def reader(self) -> LibraryReader:
+    def reader(self) -> Reader:
         """The open reader: status, failures, and what is known about each image."""
         return self._reader
 
@@ -398,7 +399,7 @@ class Library:
         else:
             if order == "relevance":
                 order = "date"
-            everything = self._reader.ids() if candidates is None else candidates
+            everything = self._reader.ids() if candidates is None else np.asarray(candidates, np.int64)
             ranked = _Ranked(everything, np.ones(len(everything), np.float32), None)
             total = len(everything)
         keys = self._sort_keys(ranked, order, descending)
@@ -581,7 +582,7 @@ class Library:
 
     # From vectors to hits
 
-    def _candidates(self, filters: Sequence[Filter]) -> NDArray[np.int64] | None:
+    def _candidates(self, filters: Sequence[Filter]) -> Selection | None:
         """The ids of the images that fit, ascending; None for all."""
         if not filters:
             return None
@@ -591,7 +592,7 @@ class Library:
         self,
         query: language.Query,
         mixture: Mixture,
-        candidates: NDArray[np.int64] | None,
+        candidates: Selection | None,
         count: int,
         *,
         is_cut: bool,
@@ -636,9 +637,7 @@ class Library:
     def _sampled(self) -> _Sample:
         with self._lock:
             if self._sample is None:
-                ids = self._reader.ids()
-                if len(ids) > SAMPLE_IMAGES:
-                    ids = ids[np.linspace(0, len(ids) - 1, SAMPLE_IMAGES).astype(np.int64)]
+                ids = self._reader.sample_ids(SAMPLE_IMAGES)
                 self._sample = _Sample(ids, self._reader.vectors(ids))
             return self._sample
 
@@ -749,7 +748,7 @@ class Library:
     def _use_encoder(self, encoder: QueryEncoder) -> QueryEncoder:
         stored = self._reader.model
         if stored is not None and not stored.is_same_model(encoder.identity):
-            raise ModelMismatchError(self._reader.path, stored, encoder.identity)
+            raise ModelMismatchError(self._reader.place, stored, encoder.identity)
         self._encoder = encoder
         return encoder
 

@@ -42,7 +42,7 @@ FOREVER = {"Cache-Control": "private, max-age=31536000, immutable"}
 """The address names the content, so what it shows never changes."""
 
 
-def picture_routes(library_path: Path) -> list[Route]:
+def picture_routes(library_path: Path | str) -> list[Route]:
     """Return the routes that serve pictures of the library at `library_path`."""
 
     def by_id(answer: Callable[[ImageRecord], Response | None]) -> Callable[[Request], Response]:
@@ -75,7 +75,7 @@ def picture_routes(library_path: Path) -> list[Route]:
     ]
 
 
-def _record(library_path: Path, image_id: int, content_hash: str) -> ImageRecord | None:
+def _record(library_path: Path | str, image_id: int, content_hash: str) -> ImageRecord | None:
     if not _CONTENT_HASH.fullmatch(content_hash):
         return None
     try:
