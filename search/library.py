@@ -348,6 +348,7 @@ class Library:
         more_like: Sequence[int] = (),
         less_like: Sequence[int] = (),
         uploads: Mapping[str, bytes | Image.Image] | None = None,
+        among: Sequence[int] | NDArray[np.int64] | None = None,
     ) -> Answer:
         """Search with everything that can be asked for.
 
@@ -369,6 +370,7 @@ class Library:
             more_like: Ids of images that are right: the query moves towards them.
             less_like: Ids of images that are wrong: the query moves away from them.
             uploads: Pictures for `upload:NAME` in the query, by name: bytes of a file, or decoded.
+            among: Ids of the images to search among, a part of the map for instance; None for all.
 
         Raises:
             QueryError, QueryImageError, indexer.errors.ImageGoneError, model.errors.ModelError,
@@ -379,6 +381,9 @@ class Library:
         wanted, uploads = self._parsed(query, dict(uploads or {}))
         wanted = _with_feedback(wanted, more_like, less_like)
         candidates = self._candidates(wanted.filters)
+        if among is not None:
+            every = self._reader.ids() if candidates is None else candidates
+            candidates = np.intersect1d(every, np.asarray(among, np.int64))
         count = len(self._reader) if candidates is None else len(candidates)
         if order not in {"relevance", *SORT_KEYS}:
             raise QueryError(f"There is no order {order!r}: take relevance, {', '.join(SORT_KEYS)}.")
