@@ -53,8 +53,8 @@ screenshots: $(VENV)/.installed-dev ## make the README's pictures of the app (ne
 lock: ## renew the locks from pyproject.toml (needs uv)
 	@command -v uv >/dev/null || { echo 'make lock needs uv: pip install uv' >&2; exit 2; }
 	uv pip compile pyproject.toml --group build --output-file requirements.lock $(LOCK_OPTIONS)
-	uv pip compile pyproject.toml --extra train --group build --group dev --constraint requirements.lock \
-		--output-file requirements-dev.lock $(LOCK_OPTIONS)
+	uv pip compile pyproject.toml --extra train --extra explore --group build --group dev \
+		--constraint requirements.lock --output-file requirements-dev.lock $(LOCK_OPTIONS)
 	uv pip compile pyproject.toml --all-extras --group build --group dev --group cluster \
 		--constraint requirements-dev.lock --output-file requirements-cluster.lock $(LOCK_OPTIONS)
 
