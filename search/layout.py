@@ -52,13 +52,23 @@ _MOST_COMPARED_EXACTLY: Final = 5_000
 _ITERATIONS_AT_ONCE: Final = 25
 _MOST_VERTICES: Final = 256
 _FORMAT: Final = 1
-_SCENES: Final = (
+_ACROSS: Final = 1.6
+"""Width of the map over its height: that of most screens. Distances across and down mean nothing of their own."""
+_EVERYDAY: Final = (
     "sunset", "night sky", "snow", "forest", "garden", "street", "city skyline", "beach", "mountains", "sea", "river",
-    "room", "kitchen", "food on a table", "drinks", "people", "portrait", "group of people", "children playing",
-    "crowd", "wedding", "party", "concert", "sports", "screenshot", "text document", "drawing", "map", "receipt",
-    "building", "church", "vehicle", "toys", "clothes", "water", "sky with clouds", "flowers", "trees", "animals",
+    "lake", "waterfall", "field", "desert", "road", "park", "room", "kitchen", "office", "shop", "restaurant", "stage",
+    "people", "portrait", "selfie", "group of people", "children playing", "crowd", "baby", "man", "woman", "wedding",
+    "party", "concert", "sports", "football", "swimming", "skiing", "cycling", "running", "climbing", "surfing",
+    "dog", "cat", "bird", "horse", "cow", "sheep", "fish", "butterfly", "insect", "animals", "flower", "tree", "leaves",
+    "car", "bus", "train", "bicycle", "motorcycle", "boat", "ship", "airplane", "truck", "bridge", "tower", "castle",
+    "church", "house", "building", "staircase", "door", "window", "statue", "monument", "fountain", "fireworks",
+    "food", "cake", "fruit", "vegetables", "pizza", "coffee", "wine", "bread", "drinks", "dinner table",
+    "book", "computer", "telephone", "camera", "clock", "lamp", "chair", "sofa", "bed", "toys", "ball", "guitar",
+    "piano", "clothes", "shoes", "hat", "jewellery", "painting", "drawing", "map", "text document", "receipt",
+    "screenshot", "sign", "graffiti", "pattern", "sky with clouds", "water", "rain", "fog", "hot air balloon",
 )  # fmt: skip
-"""What pictures show as a whole, besides the things in them."""
+"""What people would call their pictures. The words of the everyday vocabulary are too fine for groups: it knows twenty
+breeds of dogs, and a group is of dogs."""
 
 
 @dataclass(frozen=True)
@@ -363,15 +373,16 @@ def _main_plane(reduced: NDArray[np.float32]) -> NDArray[np.float64]:
 
 
 def _on_map(plane: NDArray[np.float64]) -> NDArray[np.uint16]:
-    """A plane as positions on the map, its proportions kept, the wider side across."""
+    """A plane as positions on the map, stretched to fill it, the wider side across."""
     if not len(plane):
         return np.zeros((0, 2), np.uint16)
     low, high = plane.min(axis=0), plane.max(axis=0)
     if high[1] - low[1] > high[0] - low[0]:
         plane, low, high = plane[:, ::-1], low[::-1], high[::-1]
-    reach = float((high - low).max()) or 1.0
-    offset = (reach - (high - low)) / 2
-    positions: NDArray[np.uint16] = np.rint((plane - low + offset) / reach * (EXTENT - 1)).astype(np.uint16)
+    reach = np.where(high > low, high - low, 1.0)
+    size = np.array([EXTENT - 1, round((EXTENT - 1) / _ACROSS)])
+    middle = (EXTENT - 1 - size) / 2
+    positions: NDArray[np.uint16] = np.rint((plane - low) / reach * size + middle).astype(np.uint16)
     return positions
 
 
@@ -504,11 +515,9 @@ def _vocabulary() -> tuple[list[str], dict[str, str]]:
     from model.training.vocabulary import EVERYDAY_NAME, Vocabulary
 
     everyday = Vocabulary.load(EVERYDAY_NAME)
-    words = dict.fromkeys(_SCENES)
-    for name, others in everyday.synonyms.items():
-        words.update(dict.fromkeys((name, *others)))
-    for name, parents in everyday.broader.items():
-        words.update(dict.fromkeys((name, *parents)))
+    words = dict.fromkeys(_EVERYDAY)
+    for parents in everyday.broader.values():
+        words.update(dict.fromkeys(parents))
     return list(words), {word: min(everyday.names(word)) for word in words}
 
 

@@ -13,6 +13,7 @@ QUERY = "q"
 ORDER = "order"
 ALL = "all"
 COPIES = "copies"
+WITHIN = "within"
 
 ORDERS = {"relevance": "Best first", "date": "Newest first", "name": "By name", "size": "Largest first"}
 
@@ -39,11 +40,18 @@ def copies_of() -> int | None:
     return int(given) if given.isascii() and given.isdigit() and len(given) < 19 else None
 
 
+def within() -> str:
+    """Return the part of the map that is searched within, '' for all pictures."""
+    return str(st.query_params.get(WITHIN, "")).strip()[:1000]
+
+
 def address_of_query(text: str, *, show_all: bool = False) -> dict[str, str]:
-    """Return the address that holds another query, in the order of now."""
+    """Return the address that holds another query, in the order of now and within the same part of the map."""
     new = {QUERY: text.strip()} if text.strip() else {}
     if order() != "relevance":
         new[ORDER] = order()
+    if within():
+        new[WITHIN] = within()
     return new | ({ALL: "1"} if show_all else {})
 
 
@@ -55,6 +63,13 @@ def go_to_query(text: str, *, show_all: bool = False) -> None:
 def refine_query(text: str) -> None:
     """Make the address hold the same query, refined: what was chosen for it stays."""
     go_to_query(text, show_all=shows_all())
+
+
+def leave_part() -> None:
+    """Make the address hold the same query over all pictures."""
+    kept = st.query_params.to_dict()
+    kept.pop(WITHIN, None)
+    st.query_params.from_dict(kept)
 
 
 def go_to_order(name: str) -> None:

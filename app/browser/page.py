@@ -6,7 +6,7 @@ from pathlib import Path
 
 import streamlit as st
 
-from app.browser import duplicates_page, library_page, search_page
+from app.browser import duplicates_page, explore_page, library_page, search_page
 from app.browser.frame import guarded
 
 st.set_page_config(page_title="Imago", page_icon=Path(__file__).parent / "icon.svg", layout="wide")
@@ -19,10 +19,12 @@ st.html(
 search = st.Page(
     guarded(search_page.show), title="Search", icon=":material/search:", url_path="search", default=True
 )
-st.session_state.search_page = search
+explore = st.Page(guarded(explore_page.show), title="Explore", icon=":material/explore:", url_path="explore")
+st.session_state.search_page, st.session_state.explore_page = search, explore
 st.navigation(
     [
         search,
+        explore,
         st.Page(
             guarded(duplicates_page.show),
             title="Duplicates",

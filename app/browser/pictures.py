@@ -1,4 +1,4 @@
-"""What the browser fetches besides the page: thumbnails, large views, originals and facts, all by image id.
+"""What the browser fetches besides the page: thumbnails, large views, originals and facts, all by image id; the map.
 
 No address here holds a path, so no path trick can reach a file: an id and a content hash are looked up in the
 library, and what lies there must still have that hash.
@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from starlette.concurrency import run_in_threadpool
-from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Route
 
 from app import thumbnails
-from app.browser.shelf import current_library
+from app.browser.maps import maps, points_of
+from app.browser.shelf import current_library, library_state
 from app.browser.uploads import MAXIMUM_UPLOAD_BYTES, uploads
 from app.browser.wording import facts_of, shown
 from indexer.errors import ImageGoneError, LibraryError
@@ -64,25 +65,42 @@ def picture_routes(library_path: Path | str) -> list[Route]:
     def details(record: ImageRecord) -> Response:
         return JSONResponse({"path": shown(record.path), "facts": facts_of(record)}, headers=HEADERS)
 
+    def thumbnail_by_id(request: Request) -> Response:
+        record = _record(library_path, request.path_params["image_id"])
+        if record is None:
+            return PlainTextResponse("There is no such picture now.", 404, HEADERS)
+        address = f"/pictures/{record.id}/{record.content_hash}/thumbnail.webp"
+        return RedirectResponse(address, 307, HEADERS | {"Cache-Control": "no-cache"})
+
+    def points(request: Request) -> Response:
+        try:
+            layout = maps.named(current_library(library_path), library_state(), request.path_params["name"])
+        except (LibraryError, SearchError):
+            return PlainTextResponse("There is no such map now.", 404, HEADERS)
+        headers = HEADERS | {"Cache-Control": "no-cache"}
+        return Response(points_of(layout), media_type="application/octet-stream", headers=headers)
+
     base = "/pictures/{image_id:int}/{content_hash}"
     return [
         Route(f"{base}/thumbnail.webp", by_id(thumbnail)),
         Route(f"{base}/view.jpg", by_id(view)),
         Route(f"{base}/details.json", by_id(details)),
         Route(f"{base}/original", by_id(_original)),
+        Route("/pictures/{image_id:int}/thumbnail.webp", thumbnail_by_id),
+        Route("/maps/{name}-{state:int}.bin", points),
         Route("/uploads", _upload, methods=["POST"]),
         Route("/uploads/{name}.webp", _upload_thumbnail),
     ]
 
 
-def _record(library_path: Path | str, image_id: int, content_hash: str) -> ImageRecord | None:
-    if not _CONTENT_HASH.fullmatch(content_hash):
+def _record(library_path: Path | str, image_id: int, content_hash: str | None = None) -> ImageRecord | None:
+    if content_hash is not None and not _CONTENT_HASH.fullmatch(content_hash):
         return None
     try:
         (record,) = current_library(library_path).reader.images([image_id])
     except (LibraryError, ImageGoneError, OverflowError):
         return None
-    return record if record.content_hash == content_hash else None
+    return record if content_hash in {None, record.content_hash} else None
 
 
 def _picture(data: bytes | None, media_type: str) -> Response | None:

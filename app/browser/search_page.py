@@ -13,6 +13,7 @@ from app.browser.columns import columns_of
 from app.browser.facets import counter
 from app.browser.filters_panel import show_filters
 from app.browser.frame import complain, plain
+from app.browser.maps import maps
 from app.browser.query_edit import only_first_term, parsed, without_filters
 from app.browser.shelf import current_library, library_path, library_state
 from app.browser.start import show_start
@@ -26,6 +27,9 @@ from search.saved import SavedQueries
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
 
     from search import Library
 
@@ -48,6 +52,9 @@ def show() -> None:
     if not has_pictures:
         show_start(library_path())
         return
+    chosen = st.session_state.pop("chosen_page", None)
+    if chosen is not None:
+        st.switch_page(st.session_state.explore_page, query_params=chosen)
     query, copied = address.query_text(), address.copies_of()
     # The field stands there before the search begins: the first one of all waits for the model.
     problem = problem_of(query)
@@ -59,12 +66,15 @@ def show() -> None:
             st.caption("Filters come back when the query can be understood.")
     if problem is not None:
         return
-    if copied is None and not query:
-        show_latest(library)
-        return
     try:
+        among = part_of_map(library)
+        if copied is None and not query:
+            show_latest(library, among)
+            return
         answer = (
-            find_copies(library, copied) if copied is not None else search(library, query, wanted_hits(query))
+            find_copies(library, copied)
+            if copied is not None
+            else search(library, query, wanted_hits(query), among)
         )
     except Exception as error:  # noqa: BLE001 told below the field, so that another query can be tried
         complain(error)
@@ -75,13 +85,43 @@ def show() -> None:
         show_nothing(query, answer)
 
 
-def show_latest(library: Library) -> None:
+def part_of_map(library: Library) -> NDArray[np.int64] | None:
+    """Return the ids of the part of the map that the address names, and show it; None for all pictures.
+
+    Raises:
+        QueryError: There is no such part (any more).
+    """
+    text = address.within()
+    if not text:
+        return None
+    with st.container(horizontal=True, vertical_alignment="center"):
+        try:
+            ids = maps.region(library, library_state(), text)
+            number = f"{len(ids):,} picture{'s' if len(ids) != 1 else ''}"
+            st.markdown(f":material/explore: Among **{number}** of the map", width="content")
+            st.button("Show on the map", on_click=show_on_map)
+        finally:
+            st.button("All pictures", icon=":material/close:", on_click=address.leave_part)
+    return ids
+
+
+def show_on_map() -> None:
+    """Keep where to go: another page, which a callback cannot open."""
+    st.session_state.chosen_page = {address.WITHIN: address.within()}
+
+
+def show_latest(library: Library, among: NDArray[np.int64] | None = None) -> None:
     """Show what was added last: something to look at before the first query."""
-    ids = library.reader.ids()
-    latest = [int(image_id) for image_id in ids[::-1][:FIRST_HITS]]
+    ids = library.reader.ids() if among is None else among
+    count = wanted_hits("")
+    latest = [int(image_id) for image_id in ids[::-1][:count]]
     st.caption(f"{len(ids):,} picture{'s' if len(ids) != 1 else ''}; added last:")
     show_grid(
-        library, [Hit(Path(), 1.0, image_id) for image_id in latest], label="Added last", has_bars=False
+        library,
+        [Hit(Path(), 1.0, image_id) for image_id in latest],
+        label="Added last",
+        has_more=len(latest) < min(len(ids), MOST_HITS),
+        has_bars=False,
     )
 
 
@@ -91,7 +131,7 @@ def wanted_hits(query: str) -> int:
     return min(scrolled.get(query, FIRST_HITS), MOST_HITS)
 
 
-def search(library: Library, query: str, count: int) -> Answer:
+def search(library: Library, query: str, count: int, among: NDArray[np.int64] | None = None) -> Answer:
     """Return the answer to a query text, with the order and the cut that the address asks for."""
     understood = parsed(query)
     names = [term.target.name for term in understood.terms if isinstance(term.target, ImageUpload)]
@@ -105,6 +145,7 @@ def search(library: Library, query: str, count: int) -> Answer:
         order=address.order(),  # type: ignore[arg-type]
         all_hits=address.shows_all() or None,
         uploads={name: data for name, data in pictures.items() if data is not None},
+        among=among,
     )
     # What resembles a picture are its near copies first of all: those are for looking at, not for hiding.
     if address.order() == "relevance" and any(isinstance(term.target, Text) for term in understood.terms):
@@ -213,7 +254,9 @@ def show_grid(
         tips=[tip_of(hit) if has_bars else "" for hit in hits],
         folded=[len(hit.folded) + hit.copies - 1 for hit in hits],
     )
-    token = "|".join([label, address.order(), str(address.shows_all()), str(address.copies_of())])
+    token = "|".join(
+        [label, address.order(), str(address.shows_all()), str(address.copies_of()), address.within()]
+    )
     components.results(
         data | {"token": token, "has_more": has_more, "label": label, "base": "/"},
         key="results",

@@ -69,3 +69,15 @@ def dates(data: dict[str, Any], *, key: str, on_range: Callable[[], None]) -> An
         on_range: Called when another stretch was chosen.
     """
     return _component("dates")(data=data, key=key, on_range_change=on_range)
+
+
+def explore_map(data: dict[str, Any], *, key: str, on_open: Callable[[], None]) -> Any:
+    """Show the map of the library.
+
+    Args:
+        data: `name` of the map, `points` (address of what `maps.points_of` gives), `count`, `extent`, `groups`
+            (`name`, `words`, `count`, `x`, `y`, `cover`, `address`), `chosen` (a part of it or None), `base`.
+        key: Under which the state holds `open`: a dictionary with `within` (a part of the map) or `id` (a picture).
+        on_open: Called when one of them was chosen.
+    """
+    return _component("explore_map")(data=data, key=key, on_open_change=on_open)

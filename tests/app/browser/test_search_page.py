@@ -48,7 +48,7 @@ def find(use_gallery: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., li
     def install(count: int = 3, error: Exception | None = None, *, is_cut: bool = False) -> list[str]:
         asked: list[str] = []
 
-        def answer(library: Library, query: str, k: int) -> Answer:
+        def answer(library: Library, query: str, k: int, among: object = None) -> Answer:
             asked.append(query)
             if error is not None:
                 raise error
