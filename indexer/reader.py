@@ -33,12 +33,13 @@ from indexer.vector_index import Segment, VectorFileError, VectorFileInfo, best,
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Collection, Iterator, Sequence
     from types import TracebackType
 
     from numpy.typing import NDArray
 
     from indexer.catalog import StoredModel
+    from indexer.facets import Facet, Facets
     from indexer.filters import Filter
     from indexer.reading import Selection
     from model.identity import ModelIdentity
@@ -219,6 +220,17 @@ class LibraryReader:
         with self._reading():
             found = select(self._db, filters)
         return found[np.isin(found, self.ids(), assume_unique=True)]
+
+    def facets(
+        self, ids: NDArray[np.int64] | None = None, which: Collection[Facet] | None = None
+    ) -> Facets:
+        """Counts images, int64 (n,), None for all, by month, folder, camera, format and shape.
+
+        Nobody waits for it who reads through this reader meanwhile.
+        """
+        from indexer.facets import FACETS, count_facets
+
+        return count_facets(self.path, ids, FACETS if which is None else which)
 
     def vectors(self, ids: Sequence[int] | NDArray[np.int64]) -> NDArray[np.float32]:
         """The stored vectors of images, float32 (n, dimension), in the order asked.

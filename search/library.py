@@ -587,11 +587,13 @@ class Library:
 
     # From vectors to hits
 
+    def select(self, filters: Sequence[Filter]) -> Selection:
+        """The images that fit all filters, in no order of relevance."""
+        return self._reader.select([_with_whole_paths(each) for each in filters])
+
     def _candidates(self, filters: Sequence[Filter]) -> Selection | None:
         """The ids of the images that fit, ascending; None for all."""
-        if not filters:
-            return None
-        return self._reader.select([_with_whole_paths(each) for each in filters])
+        return self.select(filters) if filters else None
 
     def _rank(
         self,
