@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from indexer import FileFailure, ImageRecord, IndexSummary, LibraryStatus, RootStatus
+    from model.machine import PrecisionChoice
     from search import Answer, Hit
     from search.grouping import DuplicateGroup
 
@@ -225,8 +226,11 @@ def status_as_dict(status: LibraryStatus, failures: Sequence[FileFailure]) -> di
         "model": status.model.name if status.model else None,
         "model_revision": status.model.revision if status.model else None,
         "dimension": status.model.dimension if status.model else None,
+        "precision": _precision().precision,
+        "precision_reason": _precision().reason,
         "library": str(status.library_path),
         "library_bytes": status.library_bytes,
+        "index": status.index,
         "schema_version": status.schema_version,
         "created_at": status.created_at,
         "last_run_at": status.last_run_at,
@@ -235,6 +239,13 @@ def status_as_dict(status: LibraryStatus, failures: Sequence[FileFailure]) -> di
         "failures": [failure_as_dict(failure) for failure in failures],
         "notices": status.notices,
     }
+
+
+def _precision() -> PrecisionChoice:
+    """In which numbers pictures are embedded on this machine."""
+    from model.machine import best_precision, forced_precision
+
+    return forced_precision(None) or best_precision()
 
 
 def root_as_dict(root: RootStatus) -> dict[str, Any]:
@@ -260,6 +271,8 @@ def print_status(status: LibraryStatus, failures: Sequence[FileFailure]) -> None
     model = status.model
     _print_path(b"library   ", status.library_path)
     click.echo(f"model     {f'{model.name}, {model.dimension} dimensions' if model else 'none yet'}")
+    precision = _precision()
+    click.echo(f"precision {precision.precision}, because {precision.reason}")
     offline = (
         f", {status.offline_images:,} of them on folders that are not there now"
         if status.offline_images
@@ -269,6 +282,7 @@ def print_status(status: LibraryStatus, failures: Sequence[FileFailure]) -> None
     click.echo(f"files     {status.files:,}")
     click.echo(f"skipped   {status.skipped:,}")
     click.echo(f"failed    {status.failed:,}")
+    click.echo(f"index     {status.index}")
     click.echo(f"on disk   {status.library_bytes / 1e6:,.1f} MB")
     click.echo(f"last run  {status.last_run_at or 'none yet'}")
     if status.next_model is not None:

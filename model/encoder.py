@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from model import cache
-from model.errors import CheckpointError, ConfigurationError, ModelInputError
+from model.errors import CheckpointError, ModelInputError
 from model.families import describe, without_labels
 from model.identity import PREPROCESSING_VERSION, ModelIdentity, fingerprint_of_settings
-from model.machine import backend, best_precision
+from model.machine import PrecisionChoice, backend, best_precision, forced_precision
 from model.registry import find_model
 from model.tokenizer import TextCleaning, TextTokenizer, clip_tokenizer, read_tokenizer_settings
 from model.towers import Tower
@@ -34,8 +34,6 @@ if TYPE_CHECKING:
     from model.families import CheckpointDescription
     from model.preprocess import ImagePreprocessor
     from model.registry import LocatedModel
-
-PRECISIONS = ("float32", "bfloat16", "float16")
 
 # Texts need not be padded to the end where the tower does not look at the padding. Few lengths, few programs.
 _SHORT_TEXT_LENGTHS = (8, 16, 32, 64, 128)
@@ -56,13 +54,9 @@ class Encoder:
         self, located: LocatedModel, description: CheckpointDescription, *, precision: str | None
     ) -> None:
         """See `load`, which is the way to make one."""
-        if precision is not None and precision not in PRECISIONS:
-            raise ConfigurationError(
-                f"There is no precision {precision!r}; known are {', '.join(PRECISIONS)}."
-            )
         self._located = located
         self._description = description
-        self._asked_precision = precision
+        self._forced_precision = forced_precision(precision)
         self._lock = threading.Lock()
         self._text_tower: Tower | None = None
         self._vision_tower: Tower | None = None
@@ -74,9 +68,9 @@ class Encoder:
         Args:
             name: An alias (`starter`, `clip`, ...), a local folder, or a hub id.
             precision: In which numbers the products are computed: "float32", "bfloat16" or "float16". None
-                leaves it to the machine: bfloat16 where the processor has instructions for it that are
-                faster, else float32. Texts are always computed in float32, a query being too short to gain
-                anything. Vectors of the same picture in bfloat16 and float32 have a cosine of at least
+                leaves it to IMAGO_PRECISION, then to the machine: bfloat16 where the processor has
+                instructions for it, else float32. Texts are always computed in float32, a query being too
+                short to gain anything. Vectors of the same picture in bfloat16 and float32 have a cosine of at least
                 0.9999, so a library may mix them.
 
         Raises:
@@ -127,10 +121,15 @@ class Encoder:
         """How many pictures at a time this machine encodes fastest."""
         return _IMAGES_PER_BATCH_CPU if backend() == "cpu" else _IMAGES_PER_BATCH_GPU
 
-    @cached_property
+    @property
     def precision(self) -> str:
         """In which numbers the vision tower multiplies: as asked, or what suits this machine."""
-        return self._asked_precision or best_precision()
+        return self.precision_choice.precision
+
+    @cached_property
+    def precision_choice(self) -> PrecisionChoice:
+        """The same with its reason, for people."""
+        return self._forced_precision or best_precision()
 
     @cached_property
     def tokenizer(self) -> TextTokenizer:

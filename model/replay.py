@@ -25,6 +25,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import ml_dtypes
 import numpy as np
 
 from model.cache import keep_newest, read_entry, write_entry
@@ -71,7 +72,12 @@ class Origin:
             array = array[index * rows : (index + 1) * rows]
         if self.axes is not None:
             array = array.transpose(self.axes)
-        return np.asarray(array, dtype=self.dtype, order="C")
+        return np.asarray(array, dtype=_dtype(self.dtype), order="C")
+
+
+def _dtype(name: str) -> np.dtype[Any]:
+    """NumPy's own name, or one that it has from `ml_dtypes`."""
+    return np.dtype(getattr(ml_dtypes, name, name))
 
 
 def find_origin(parameter: npt.NDArray[Any], name: str, source: WeightSource) -> Origin | None:

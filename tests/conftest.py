@@ -9,6 +9,8 @@ import pytest
 from PIL import Image, ImageDraw
 
 os.environ["HF_HUB_OFFLINE"] = "1"
+# The machine's own choice would make numbers depend on the processor that runs the tests.
+os.environ["IMAGO_PRECISION"] = "float32"
 
 
 @pytest.fixture(scope="session", autouse=True)

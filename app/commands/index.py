@@ -19,6 +19,9 @@ from indexer import default_library_path, display_path
 from indexer.errors import LibraryNotFoundError
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from indexer import IndexProgress, IndexSummary, LibraryStatus
     from model import Encoder
 
@@ -36,6 +39,19 @@ if TYPE_CHECKING:
     metavar="N",
     help="Refuse larger pictures, counted as they must be decoded.  [default: 150]",
 )
+@click.option(
+    "--precision",
+    type=click.Choice(("auto", "float32", "bfloat16", "float16")),
+    envvar="IMAGO_PRECISION",
+    show_envvar=True,
+    help="In which numbers the model multiplies.  [default: what this machine does best]",
+)
+@click.option(
+    "--ann/--no-ann",
+    "approximate",
+    default=None,
+    help="Answer through an approximate index from now on, or exactly.  [default: as large a library needs]",
+)
 @click.option("--watch", is_flag=True, help="Go on, and index whatever changes, until Ctrl-C.")
 @library_option
 @json_option
@@ -45,6 +61,8 @@ def index(
     yes: bool,
     retry_failed: bool,
     max_megapixels: int | None,
+    precision: str | None,
+    approximate: bool | None,
     watch: bool,
     library_path: Path,
     as_json: bool,
@@ -62,11 +80,13 @@ def index(
     check_folders(library_path, [os.path.realpath(folder) for folder in folders])
     status = _status_of(library_path)
     own_name = status.model.name if status and status.model else None
-    encoder = Encoder.load(model or own_name or _default_model())
+    encoder = Encoder.load(model or own_name or _default_model(), precision=precision)
     changes_model = _agree_on_change(library_path, status, encoder, is_agreed=yes)
     options: dict[str, Any] = {
         "retry_failed": retry_failed,
         "change_model": changes_model,
+        "approximate": approximate,
+        "text_vectors": lambda: _embed_neutral_texts(encoder),
         "limits": DecodeLimits(max_pixels=max_megapixels * 1_000_000) if max_megapixels else None,
     }
     if watch:
@@ -167,6 +187,13 @@ def _agree_on_change(
         )
     click.confirm("Move it?", abort=True, err=True)
     return True
+
+
+def _embed_neutral_texts(encoder: Encoder) -> NDArray[np.float32]:
+    """Words that suit any library, to measure an approximate index with."""
+    from search.cutoff import NEUTRAL_TEXTS
+
+    return encoder.encode_texts(NEUTRAL_TEXTS)
 
 
 def _default_model() -> str:

@@ -200,7 +200,9 @@ def test_other_architectures_are_named(tmp_path: Path) -> None:
 
 
 def test_an_unknown_precision_is_refused() -> None:
-    with pytest.raises(ConfigurationError, match="There is no precision 'int3'; known are float32"):
+    with pytest.raises(
+        ConfigurationError, match="There is no precision 'int3', and it was asked for; known are"
+    ):
         Encoder.load("starter", precision="int3")
 
 
@@ -226,8 +228,16 @@ print("jax" in sys.modules)
 """
 
 
-def test_the_second_start_runs_what_the_first_compiled_and_imports_no_jax(tmp_path: Path) -> None:
-    environment = {**os.environ, "IMAGO_CACHE": str(tmp_path / "cache"), "JAX_PLATFORMS": "cpu"}
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_the_second_start_runs_what_the_first_compiled_and_imports_no_jax(
+    tmp_path: Path, precision: str
+) -> None:
+    environment = {
+        **os.environ,
+        "IMAGO_CACHE": str(tmp_path / "cache"),
+        "IMAGO_PRECISION": precision,
+        "JAX_PLATFORMS": "cpu",
+    }
 
     def start(name: str) -> str:
         command = [sys.executable, "-c", COLD_START, str(tmp_path / name)]
