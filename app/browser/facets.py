@@ -1,25 +1,30 @@
-"""What a library's pictures are, counted: by month, folder, camera, format and shape.
+"""Counts beside the search: of the library, or of what the filters leave of it.
 
-Counting reads every picture's entry in the catalog, so it is done once for a state of the library, in the
-background for a large one, and kept.
+Each kind of filter shows how many pictures there would be for each of its choices, so it counts among what all
+other filters leave. Counting a large library takes a moment: it is done in the background and kept for as long as
+the library stays as it is; until then the last counts stand.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections import Counter
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from collections import OrderedDict
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final
 
-from app.browser.wording import camera_told, shown
-from search.matching import looks_like_screenshot, moment_of
+import numpy as np
+
+from app.browser.maps import maps
+from indexer import LibraryReader
+from indexer.facets import FACETS, Facets
+from indexer.filters import CameraContains, HasFormat, HasShape, InFolder, IsScreenshot, TakenBetween
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-    from pathlib import Path
+    from collections.abc import Mapping
 
-    from indexer import ImageRecord
+    from indexer.facets import Facet
+    from indexer.filters import Filter
     from search import Library
 
 COUNTED_AT_ONCE = 3000
@@ -28,71 +33,29 @@ COUNTED_AT_ONCE = 3000
 SHARE_OF_TIME = 20
 """A library that goes on changing is counted again after this many times what counting it took."""
 
+KEPT = 64
+
+OWN_FILTERS: Final[Mapping[Facet, tuple[type[Filter], ...]]] = {
+    "months": (TakenBetween,),
+    "folders": (InFolder,),
+    "cameras": (CameraContains,),
+    "formats": (HasFormat,),
+    "shapes": (HasShape, IsScreenshot),
+}
+"""What each kind of counts is chosen by, and so does not count within."""
+
 
 @dataclass(frozen=True)
-class Facets:
-    """Counts of a library.
+class Question:
+    """What to count.
 
     Attributes:
-        months: By month, `2023-05`, ascending.
-        folders: By folder, those above included, most pictures first.
-        cameras: By camera as told to people, most pictures first.
-        formats: By format, `jpeg`, most pictures first.
-        shapes: By `portrait`, `landscape`, `square`, `screenshot`.
+        filters: What pictures must fit.
+        within: A part of the map as the address names it, '' for all of it.
     """
 
-    months: dict[str, int] = field(default_factory=dict)
-    folders: dict[str, int] = field(default_factory=dict)
-    cameras: dict[str, int] = field(default_factory=dict)
-    formats: dict[str, int] = field(default_factory=dict)
-    shapes: dict[str, int] = field(default_factory=dict)
-
-
-def count(records: Iterable[ImageRecord], roots: Iterable[Path]) -> Facets:
-    """Count pictures.
-
-    Args:
-        records: The pictures.
-        roots: Folders that the library looks after; what lies above them is not counted.
-    """
-    months: Counter[str] = Counter()
-    leaves: Counter[Path] = Counter()
-    cameras: Counter[str] = Counter()
-    formats: Counter[str] = Counter()
-    shapes: Counter[str] = Counter()
-    for record in records:
-        months[f"{moment_of(record):%Y-%m}"] += 1
-        leaves[record.path.parent] += 1
-        camera = camera_told(record)
-        if camera:
-            cameras[camera] += 1
-        formats[record.format] += 1
-        width, height = record.width_pixels, record.height_pixels
-        shapes["square" if width == height else "portrait" if height > width else "landscape"] += 1
-        if looks_like_screenshot(record):
-            shapes["screenshot"] += 1
-    return Facets(
-        months=dict(sorted(months.items())),
-        folders=_with_parents(leaves, frozenset(roots)),
-        cameras=dict(cameras.most_common()),
-        formats=dict(formats.most_common()),
-        shapes=dict(shapes),
-    )
-
-
-def _with_parents(leaves: Counter[Path], roots: frozenset[Path]) -> dict[str, int]:
-    total: Counter[Path] = Counter()
-    for folder, number in leaves.items():
-        if shown(folder) != str(folder):
-            continue  # bytes that are no text cannot be written into a query
-        total[folder] += number
-        above = folder
-        while above not in roots and above.parent != above:
-            above = above.parent
-            total[above] += number
-    return {
-        str(folder): number for folder, number in sorted(total.items(), key=lambda item: (-item[1], item[0]))
-    }
+    filters: tuple[Filter, ...] = ()
+    within: str = ""
 
 
 class FacetCounter:
@@ -100,50 +63,104 @@ class FacetCounter:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._counted: tuple[object, Facets] | None = None
-        self._counting: object = None
         self._library: Library | None = None
+        self._counted: OrderedDict[Question, tuple[object, Facets]] = OrderedDict()
+        self._counting: set[Question] = set()
+        self._parts: OrderedDict[tuple[object, Question, frozenset[Facet]], Facets] = OrderedDict()
+        self._last: Facets | None = None
         self._next_time = 0.0
 
-    def of(self, library: Library, state: object) -> Facets | None:
-        """Return the counts of a library; older ones, or None, while a large library is being counted.
+    def of(
+        self, library: Library, state: object, question: Question | None = None
+    ) -> tuple[Facets | None, bool]:
+        """Return counts, and whether they are those that were asked for.
+
+        Others stand in while a large library is being counted: older ones, those of another question, or None.
 
         Args:
             library: The library.
             state: Another object or value whenever the library has changed.
+            question: What to count; everything if None.
         """
+        question = question or Question()
         with self._lock:
             if self._library is not library:
-                self._library, self._counted, self._counting = library, None, None
-            if self._counted is not None and self._counted[0] == state:
-                return self._counted[1]
-            older = None if self._counted is None else self._counted[1]
-            # While a large library is being indexed it changes every few seconds: counting it takes longer.
-            is_too_soon = older is not None and time.monotonic() < self._next_time
-            if self._counting is not None or is_too_soon:
-                return older
-            self._counting = state
+                self._library, self._last = library, None
+                self._counted.clear()
+                self._counting.clear()
+                self._parts.clear()
+            known = self._counted.get(question)
+            if known is not None:
+                self._counted.move_to_end(question)
+                # While a large library is being indexed it changes every few seconds: counting it takes longer.
+                if known[0] == state or time.monotonic() < self._next_time:
+                    self._last = known[1]
+                    return known[1], True
+            stand_in = self._last if known is None else known[1]
+            if question in self._counting:
+                return stand_in, False
+            self._counting.add(question)
         if len(library.reader) <= COUNTED_AT_ONCE:
-            return self._count(library, state)
-        threading.Thread(target=self._count, args=(library, state), name="facets", daemon=True).start()
-        return older
+            return self._count(library, state, question), True
+        threading.Thread(
+            target=self._count, args=(library, state, question), name="facets", daemon=True
+        ).start()
+        return stand_in, False
 
-    def _count(self, library: Library, state: object) -> Facets:
+    def everything(self) -> Facets:
+        """Return the counts of the whole library as far as they are known, for suggestions."""
+        with self._lock:
+            known = self._counted.get(Question())
+            return Facets() if known is None else known[1]
+
+    def _count(self, library: Library, state: object, question: Question) -> Facets:
         started = time.monotonic()
         try:
-            reader = library.reader
-            facets = count(reader.images(reader.ids()), [root.path for root in reader.roots()])
-        except Exception:
+            facets = self._all_parts(library, state, question)
             with self._lock:
-                self._counting = None  # another look may do better
-            raise
-        with self._lock:
-            if self._library is not library:
-                return facets  # another one took its place meanwhile
-            self._counted = (state, facets)
-            self._counting = None
-            self._next_time = time.monotonic() + SHARE_OF_TIME * (time.monotonic() - started)
+                if self._library is library:  # else another one took its place meanwhile
+                    self._counted[question] = (state, facets)
+                    self._last = facets
+                    self._next_time = time.monotonic() + SHARE_OF_TIME * (time.monotonic() - started)
+                    while len(self._counted) > KEPT:
+                        self._counted.popitem(last=False)
+            return facets
+        finally:
+            with self._lock:
+                self._counting.discard(question)  # another look may do better
+
+    def _all_parts(self, library: Library, state: object, question: Question) -> Facets:
+        """Count each facet without its own filters; those that then count the same are counted together."""
+        together: dict[Question, set[Facet]] = {}
+        for facet in FACETS:
+            others = tuple(made for made in question.filters if not isinstance(made, OWN_FILTERS[facet]))
+            together.setdefault(replace(question, filters=others), set()).add(facet)
+        facets = Facets()
+        for asked, which in together.items():
+            part = self._part(library, state, asked, frozenset(which))
+            facets = replace(facets, **{facet: getattr(part, facet) for facet in which})
         return facets
+
+    def _part(self, library: Library, state: object, question: Question, which: frozenset[Facet]) -> Facets:
+        key = (state, question, which)
+        with self._lock:
+            if key in self._parts:
+                return self._parts[key]
+        reader = library.reader
+        if not isinstance(reader, LibraryReader):
+            return Facets()  # a served library counts nothing
+        ids = None
+        if question.within:
+            ids = maps.region(library, state, question.within)
+        if question.filters:
+            selected = np.asarray(library.select(question.filters), np.int64)
+            ids = selected if ids is None else np.intersect1d(ids, selected)
+        part = reader.facets(ids, which)
+        with self._lock:
+            self._parts[key] = part
+            while len(self._parts) > KEPT:
+                self._parts.popitem(last=False)
+        return part
 
 
 counter = FacetCounter()

@@ -16,7 +16,7 @@ from indexer.filters import CameraContains, HasFormat, HasShape, InFolder, IsScr
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from app.browser.facets import Facets
+    from indexer.facets import Facets
     from indexer.filters import Filter
 
 SECONDS_BETWEEN_LOOKS = 1.0
@@ -28,15 +28,16 @@ MONTHS_SHOWN = 600
 SHAPES = ("landscape", "portrait", "square", "screenshot")
 
 
-def show_filters(count: Callable[[], Facets | None], query: str) -> None:
+def show_filters(count: Callable[[], tuple[Facets | None, bool]], query: str, *, is_restricted: bool) -> None:
     """Show the panel.
 
     Args:
-        count: Returns the library's counts, None while they are not there yet.
+        count: Returns counts, None while there are none yet, and whether they are the ones for this query.
         query: The text, which has been understood.
+        is_restricted: Whether the counts are of a part of the library.
     """
     st.header("Filters")
-    facets = count()
+    facets, is_current = count()
     if facets is None:
         _wait(count)
         return
@@ -45,24 +46,31 @@ def show_filters(count: Callable[[], Facets | None], query: str) -> None:
     _show_choice(facets.folders, query, InFolder, key="folders", label="Folders", limit=FOLDERS_OFFERED)
     _show_choice(facets.cameras, query, CameraContains, key="cameras", label="Cameras", limit=CAMERAS_OFFERED)
     _show_formats(facets, query)
-    st.caption("Counts are of the whole library.")
+    if is_current:
+        st.caption(
+            "Counted among what the other filters leave." if is_restricted else "Counted in all pictures."
+        )
+    else:
+        _wait(count)
 
 
 @st.fragment(run_every=SECONDS_BETWEEN_LOOKS)
-def _wait(count: Callable[[], Facets | None]) -> None:
-    if count() is not None:
+def _wait(count: Callable[[], tuple[Facets | None, bool]]) -> None:
+    if count()[1]:
         st.rerun(scope="app")
     st.caption("The pictures are being counted ...")
 
 
 def _show_dates(facets: Facets, query: str) -> None:
-    months = all_months(list(facets.months))
-    if len(months) < 2:
-        return
     # "after:" and "before:" are filters of their own, which all must be fitted.
     made = filters_of(query, TakenBetween)
     since = max((each.since for each in made if each.since), default=None)
     until = min((each.until for each in made if each.until), default=None)
+    # Where the other filters leave nothing, what was chosen stays to be seen and changed.
+    bounds = sorted(f"{moment:%Y-%m}" for moment in (since, until) if moment)
+    months = all_months(list(facets.months) or bounds)
+    if len(months) < 2:
+        return
     first = sum(month < f"{since:%Y-%m}" for month in months) if since else 0
     last = sum(_next_month(month) < until for month in months) if until else len(months) - 1
     components.dates(
@@ -103,14 +111,14 @@ def _next_month(month: str) -> datetime:
 
 def _show_shapes(facets: Facets, query: str) -> None:
     offered = [shape for shape in SHAPES if facets.shapes.get(shape)]
-    if len(offered) < 2:
-        return
     shapes = [each.shape for each in filters_of(query, HasShape)]
     st.session_state.shape = (
         "screenshot" if filters_of(query, IsScreenshot) else shapes[0] if shapes else None
     )
     if st.session_state.shape not in {*offered, None}:
         offered.append(st.session_state.shape)
+    if len(offered) < 2 and st.session_state.shape is None:
+        return
     st.pills(
         "Shape",
         offered,
@@ -128,9 +136,9 @@ def _take_shape() -> None:
 
 
 def _show_formats(facets: Facets, query: str) -> None:
-    if len(facets.formats) < 2:
-        return
     chosen = [name for made in filters_of(query, HasFormat) for name in made.formats]
+    if len(facets.formats) < 2 and not chosen:
+        return
     st.session_state.formats = chosen
     st.pills(
         "Formats",
@@ -157,13 +165,13 @@ def _show_choice(
     limit: int,
 ) -> None:
     """Show a field in which one or more folders or cameras can be chosen."""
-    if not counts:
-        return
     chosen = [
         name
         for made in filters_of(query, kind)
         for name in (made.folders if isinstance(made, InFolder) else made.texts)
     ]
+    if not counts and not chosen:
+        return
     st.session_state[key] = chosen
     st.multiselect(
         label,

@@ -44,7 +44,9 @@ def show() -> None:
     st.header("Folders")
     show_folders(status, None if is_served else path)
     if is_served:
-        st.caption("This library is served from elsewhere: it is indexed and published where its folders are.")
+        st.caption(
+            "This library is served from elsewhere: it is indexed and published where its folders are."
+        )
     else:
         show_folder_form(path, label="Add")
     if status.failed and not is_served:

@@ -10,7 +10,7 @@ import streamlit as st
 
 from app.browser import address, components, copies
 from app.browser.columns import columns_of
-from app.browser.facets import counter
+from app.browser.facets import Question, counter
 from app.browser.filters_panel import show_filters
 from app.browser.frame import complain, plain
 from app.browser.maps import maps
@@ -20,9 +20,10 @@ from app.browser.start import show_start
 from app.browser.uploads import MAXIMUM_UPLOAD_BYTES, uploads
 from app.browser.wording import shown
 from indexer.errors import LibraryNotFoundError
+from indexer.filters import CameraContains, InFolder
 from search import Hit, QueryError, SearchError
 from search.library import Answer
-from search.query import ImageUpload, Query, Text, parse
+from search.query import ImageUpload, Query, Text, format_query, parse
 from search.saved import SavedQueries
 
 if TYPE_CHECKING:
@@ -31,12 +32,15 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from indexer.facets import Facets
     from search import Library
 
 FIRST_HITS = 200
 """Fills several screens; the rest comes as one scrolls."""
 
 COPIES_LOOKED_AT = 100
+
+VALUES_SUGGESTED = 300
 
 MOST_HITS = 10_000
 """What a person may scroll through; the query is to be sharpened beyond that."""
@@ -61,7 +65,12 @@ def show() -> None:
     show_field(query, problem)
     with st.sidebar:
         if problem is None:
-            show_filters(lambda: counter.of(library, library_state()), query)
+            question = Question(parsed(query).filters, address.within())
+            show_filters(
+                lambda: counter.of(library, library_state(), question),
+                query,
+                is_restricted=question != Question(),
+            )
         else:
             st.caption("Filters come back when the query can be understood.")
     if problem is not None:
@@ -197,13 +206,32 @@ def show_field(query: str, problem: dict[str, Any] | None) -> None:
             ],
             "saved": [{"name": name, "query": text} for name, text in saved_queries().items()],
             "filters": [{"start": start, "hint": hint} for start, hint in FILTERS],
-            "values": [],
+            "values": suggested_values(counter.everything()),
             "maximum_upload_bytes": MAXIMUM_UPLOAD_BYTES,
             "base": "/",
         },
         key="field",
         on_search=take_query,
     )
+
+
+def suggested_values(facets: Facets) -> list[dict[str, Any]]:
+    """Return what can stand behind `in:` and `camera:`: the text to take, what it is found by, and a hint."""
+    by_name: dict[str, list[str]] = {}
+    for folder in facets.folders:
+        by_name.setdefault(Path(folder).name or folder, []).append(folder)
+    values = []
+    for name, folders in list(by_name.items())[:VALUES_SUGGESTED]:
+        number = facets.folders[folders[0]]
+        hint = f"{number:,} in {folders[0]}" if len(folders) == 1 else f"{len(folders)} folders of this name"
+        text = format_query(Query((), (InFolder((name,)),)))
+        values.append({"text": text, "key": f"in:{name}".casefold(), "hint": shown(hint)})
+    for camera, number in list(facets.cameras.items())[:VALUES_SUGGESTED]:
+        text = format_query(Query((), (CameraContains((camera,)),)))
+        values.append(
+            {"text": shown(text), "key": shown(f"camera:{camera}").casefold(), "hint": f"{number:,}"}
+        )
+    return values
 
 
 def saved_queries() -> dict[str, str]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from datetime import datetime
 from typing import TYPE_CHECKING
 
+from indexer.facets import camera_name
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -54,10 +56,7 @@ def moment_told(moment: str | float | None) -> str | None:
 
 def camera_told(record: ImageRecord) -> str | None:
     """Return the camera by make and model, the make only once: many cameras repeat it in the model."""
-    make, model = record.camera_make or "", record.camera_model or ""
-    if make and model.casefold().startswith(make.casefold()):
-        return model
-    return f"{make} {model}".strip() or None
+    return camera_name(record.camera_make, record.camera_model)
 
 
 def facts_of(record: ImageRecord) -> list[dict[str, str]]:

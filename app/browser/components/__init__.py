@@ -35,8 +35,8 @@ def search_bar(data: dict[str, Any], *, key: str, on_search: Callable[[], None])
 
     Args:
         data: `query`, `placeholder`, `problem` (None, or `text`, `query`, `column`, `length`), `uploads` (`name`
-            and `thumbnail` of each picture in the query), `saved`, `filters`, `values` (what to suggest),
-            `maximum_upload_bytes`, `base` (what addresses begin with).
+            and `thumbnail` of each picture in the query), `saved`, `filters`, `values` (what to suggest: `text`, the
+            `key` that it is found by, `hint`), `maximum_upload_bytes`, `base` (what addresses begin with).
         key: Under which the state holds `search`: a dictionary with the new `query`.
         on_search: Called before the next run of the page.
     """

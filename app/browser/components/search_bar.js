@@ -145,8 +145,7 @@ class SearchBar {
         if (`@${name}`.startsWith(word) && `@${name}` !== word) options.push({ text: `${before}@${name}`, kind: query });
       for (const { start, hint } of this.data.filters)
         if (word && start.startsWith(word.toLowerCase()) && start !== word) options.push({ text: before + start, kind: hint, isOpen: start.endsWith(":") });
-      for (const { value, hint } of this.data.values)
-        if (word.includes(":") && value.toLowerCase().startsWith(word.toLowerCase()) && value !== word) options.push({ text: `${before}${value}`, kind: hint });
+      for (const { text: value, hint } of this.valuesFor(word)) if (value !== word) options.push({ text: `${before}${value}`, kind: hint });
     }
     this.options = options.slice(0, SUGGESTIONS);
     this.active = -1;
@@ -168,6 +167,18 @@ class SearchBar {
     this.list.hidden = !this.options.length || !this.hasFocus;
     this.input.setAttribute("aria-expanded", String(!this.list.hidden));
     this.input.removeAttribute("aria-activedescendant");
+  }
+
+  // Folders and cameras for "in:ro" and "camera:pix": the beginning of any of their words will do.
+  valuesFor(word) {
+    const [, filter, start] = /^([a-z]+:)"?(.*)$/i.exec(word) ?? [];
+    if (!filter) return [];
+    const wanted = start.toLowerCase();
+    return this.data.values.filter(({ key }) => {
+      if (!key.startsWith(filter.toLowerCase())) return false;
+      const name = key.slice(filter.length);
+      return name.startsWith(wanted) || name.split(/[^\p{L}\p{N}]+/u).some((part) => wanted && part.startsWith(wanted));
+    });
   }
 
   get hasFocus() {

@@ -10,6 +10,7 @@ from PIL import Image
 from app.browser import copies, facets
 from app.browser.shelf import current_library
 from indexer import index_folders
+from indexer.filters import HasShape
 from model import Encoder
 from search import Hit
 
@@ -39,11 +40,12 @@ def test_near_copies_are_folded_into_the_first(doubled: Path) -> None:
 
 def test_counts_are_kept_for_a_state_and_renewed_for_another(use_gallery: Path) -> None:
     counter, library = facets.FacetCounter(), current_library()
-    counted = counter.of(library, 1)
+    counted, is_current = counter.of(library, 1)
     assert counted is not None
-    assert counter.of(library, 1) is counted
+    assert is_current
+    assert counter.of(library, 1)[0] is counted
     counter._next_time = 0.0
-    renewed = counter.of(library, 2)
+    renewed, _ = counter.of(library, 2)
     assert renewed == counted
     assert renewed is not counted
 
@@ -53,9 +55,19 @@ def test_a_large_library_is_counted_in_the_background_and_not_too_often(
 ) -> None:
     monkeypatch.setattr(facets, "COUNTED_AT_ONCE", 5)
     counter, library = facets.FacetCounter(), current_library()
-    assert counter.of(library, 1) is None
-    while (counted := counter.of(library, 1)) is None:
+    assert counter.of(library, 1) == (None, False)
+    while not (answer := counter.of(library, 1))[1]:
         time.sleep(0.01)
+    counted, _ = answer
+    assert counted is not None
     assert sum(counted.months.values()) == 12
     counter._next_time = time.monotonic() + 1000
-    assert counter.of(library, 2) is counted
+    assert counter.of(library, 2) == (counted, True)
+    portraits = facets.Question((HasShape("portrait"),))
+    assert counter.of(library, 2, portraits) == (counted, False)  # stands in meanwhile
+    counter._next_time = 0.0
+    while not (answer := counter.of(library, 2, portraits))[1]:
+        time.sleep(0.01)
+    assert answer[0] is not None
+    assert sum(answer[0].months.values()) == answer[0].shapes["portrait"] == 4
+    assert answer[0].shapes == counted.shapes  # the choice that was made does not take the others away

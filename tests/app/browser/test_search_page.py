@@ -208,16 +208,42 @@ def test_filters_show_what_the_query_says_and_write_it(find: Find, component: Co
     assert page.button_group(key="formats").value == ["png"]
     dates = component(page, "dates")
     assert dates is not None
-    assert dates["months"][0] == "2023-05"
-    assert sum(dates["counts"]) == 12
-    assert dates["counts"][0] == 1
-    assert (dates["first"], dates["months"][dates["last"]]) == (0, "2023-06")
+    assert (dates["months"], sum(dates["counts"])) == (["2023-04", "2023-05", "2023-06", "2023-07"], 0)
+    page = open_page(q="dog is:portrait after:2020-02")
     page.button_group(key="shape").set_value("landscape").run()
-    assert param(page, "q") == "dog type:png after:2023-04-01 before:2023-07-01 is:landscape"
+    assert param(page, "q") == "dog after:2020-02-01 is:landscape"
+    page = open_page(q="dog type:png")
     page.button_group(key="formats").set_value(["png", "webp"]).run()
     assert "type:png,webp" in param(page, "q")
     page.button_group(key="formats").set_value([]).run()
     assert "type:" not in param(page, "q")
+
+
+def test_counts_are_of_what_the_other_filters_leave(find: Find, component: Component) -> None:
+    find()
+    page = open_page(q="dog is:landscape after:2023-04 before:2023-07")
+    dates = component(page, "dates")
+    assert dates is not None
+    assert dates["months"][0] == "2023-05"
+    assert (sum(dates["counts"]), dates["counts"][0]) == (8, 1)
+    assert (dates["first"], dates["months"][dates["last"]]) == (0, "2023-06")
+    assert page.button_group(key="shape").options == ["landscape 1"]
+    assert "Counted among what the other filters leave." in [text.value for text in page.caption]
+    page = open_page(q="dog type:webp")
+    assert page.button_group(key="formats").options == ["PNG 7", "WEBP 4", "JPEG 1"]
+
+
+def test_folders_and_cameras_are_proposed_while_typing(find: Find, component: Component) -> None:
+    find()
+    open_page(q="dog")  # has counted when it has shown itself
+    field = component(open_page(q="dog"), "search_bar")
+    assert field is not None
+    by_key = {value["key"]: value for value in field["values"]}
+    assert by_key["in:rome"]["text"] == "in:rome"
+    assert by_key["in:rome"]["hint"].startswith("5 in ")
+    assert by_key["camera:imago <script>document.title=1</script>"]["text"] == (
+        'camera:"Imago <script>document.title=1</script>"'
+    )
 
 
 def test_folders_and_cameras_are_counted_and_chosen(find: Find, gallery: Path) -> None:
