@@ -18,13 +18,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from indexer.approximate_index import APPROXIMATE_SETTING, ApproximateIndex, wants_approximate
 from indexer.catalog import Catalog, connect_for_reading, read_model, read_setting, unpack_vectors
+from indexer.derived_file import VectorFileError
 from indexer.errors import LibraryDamagedError, LibraryNotFoundError, LibraryNotWritableError
 from indexer.lock import writer_lock
-from indexer.paths import CATALOG_NAME, VECTORS_NAME, display_path, from_catalog, join_root
+from indexer.paths import APPROXIMATE_NAME, CATALOG_NAME, VECTORS_NAME, display_path, from_catalog, join_root
 from indexer.reader import LibraryReader
 from indexer.upkeep import renew_vector_file
-from indexer.vector_index import Segment, VectorFileError, read_info, verify
+from indexer.vector_index import Segment, read_info, verify
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -35,6 +37,7 @@ _SAMPLE_FILES = 2_000
 _CHUNK_ROWS = 4_096
 _QUERIES = 20
 _NEIGHBOURS = 10
+_LEAST_RECALL = 0.98
 _NORM_TOLERANCE = 0.01  # half precision leaves a unit vector within a thousandth of length 1
 _MAX_PADDING = 1_000  # a header that states more than this is damaged itself
 _REINDEX = "Run `imago index` without folders: it looks at all that the library knows and mends this."
@@ -107,6 +110,7 @@ def examine(library_path: Path | str, queries: NDArray[np.float32] | None = None
             findings += _examine_rows(connection)
             findings += _examine_vectors(connection)
             findings += _examine_vector_file(library, connection)
+            findings += _examine_approximate_file(library, connection)
             findings += _examine_files(connection)
         except sqlite3.DatabaseError as error:
             message = f"{CATALOG_NAME} cannot be read throughout ({error})."
@@ -274,6 +278,28 @@ def _examine_vector_file(library: Path, connection: sqlite3.Connection) -> list[
     ]
 
 
+def _examine_approximate_file(library: Path, connection: sqlite3.Connection) -> list[Finding]:
+    """Whether vectors.ann is there where it should be, whole, and holds each vector of vectors.faiss once."""
+    path = library / APPROXIMATE_NAME
+    try:
+        base = read_info(library / VECTORS_NAME)
+    except VectorFileError:
+        return []  # said already
+    if not wants_approximate(read_setting(connection, APPROXIMATE_SETTING), base.count, base.dimension):
+        return []
+    try:
+        index = ApproximateIndex.from_file(path, base)
+        wrong = "" if index.is_complete() else "it does not hold each vector once"
+    except VectorFileError as error:
+        wrong = str(error)
+    if wrong:
+        message = f"{APPROXIMATE_NAME} is not usable: {wrong}. Searching works without it, more slowly."
+        return [Finding("approximate index", True, message, _REINDEX)]
+    size = path.stat().st_size / 2**20
+    message = f"{APPROXIMATE_NAME} holds {index.describe()} ({size:.1f} MiB)."
+    return [Finding("approximate index", False, message)]
+
+
 def _compare_vectors(connection: sqlite3.Connection, segment: Segment, model_id: int) -> str | None:
     """Every vector of the file against its row; None if they agree."""
     cursor = connection.execute("SELECT image_id, vector FROM vectors WHERE model_id = ?", (model_id,))
@@ -312,10 +338,12 @@ def _measure(library: Path, queries: NDArray[np.float32] | None) -> list[Finding
         ids = reader.ids()
         if not len(ids):
             return []
+        are_texts = queries is not None
         if queries is None:
             queries = reader.vectors(
                 np.random.default_rng(0).choice(ids, min(_QUERIES, len(ids)), replace=False)
             )
+        kind = "the approximate index" if reader.is_approximate else "the exact index"
         hits = wanted = 0
         times = []
         exact = _exact_neighbours(reader, ids, queries[:_QUERIES])
@@ -326,11 +354,17 @@ def _measure(library: Path, queries: NDArray[np.float32] | None) -> list[Finding
             hits += len(set(found[0].tolist()) & set(expected))
             wanted += len(expected)
     recall = hits / max(1, wanted)
+    asked_with = "texts" if are_texts else "images of the library"
     message = (
-        f"recall@{_NEIGHBOURS} against exact search {recall:.4f} over {len(times)} queries; median"
-        f" {np.median(times) * 1e3:.1f} ms a query."
+        f"recall@{_NEIGHBOURS} of {kind} against all scores {recall:.4f} over {len(times)} {asked_with} as"
+        f" queries; median {np.median(times) * 1e3:.1f} ms a query."
     )
-    return [Finding("search", recall < 0.98, message, _REINDEX if recall < 0.98 else None)]
+    if recall >= _LEAST_RECALL:
+        return [Finding("search", False, message)]
+    remedy = _REINDEX
+    if kind == "the approximate index":
+        remedy = "Search exactly, `imago index --no-ann`; then `imago index --ann` makes the index anew."
+    return [Finding("search", True, message, remedy)]
 
 
 def _exact_neighbours(

@@ -7,6 +7,7 @@ from pathlib import Path
 
 CATALOG_NAME = "catalog.db"
 VECTORS_NAME = "vectors.faiss"
+APPROXIMATE_NAME = "vectors.ann"
 LOCK_NAME = "writer.lock"
 THUMBNAILS_NAME = "thumbnails"
 

@@ -17,6 +17,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from indexer.approximate_index import BuildStoppedError
 from indexer.catalog import Catalog, now, translated
 from indexer.comparison import Comparison
 from indexer.decode import DecodeLimits, Preprocessor, decode, read_file
@@ -33,7 +34,13 @@ from indexer.paths import CATALOG_NAME, VECTORS_NAME, display_path, relative_to_
 from indexer.progress import ProgressReport
 from indexer.records import IndexProgress, IndexSummary
 from indexer.tasks import Counts, Scope
-from indexer.upkeep import renew_vector_file, switch_model, usable_vector_file
+from indexer.upkeep import (
+    choose_approximate,
+    renew_approximate_index,
+    renew_vector_file,
+    switch_model,
+    usable_vector_file,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -61,6 +68,8 @@ def index_folders(
     workers: int | None = None,
     retry_failed: bool = False,
     change_model: bool = False,
+    approximate: bool | None = None,
+    text_vectors: Callable[[], NDArray[np.float32]] | None = None,
 ) -> IndexSummary:
     """Brings a library up to date with folders; makes it where there is none.
 
@@ -79,6 +88,10 @@ def index_folders(
             folders are embedded again, beside the old vectors, which go on answering until all is done;
             then the library switches at once. Stopped in between, any later run with that encoder goes on.
             A run with the old encoder works as ever, and gives the change up if it says `change_model` too.
+        approximate: True has the library answer through an approximate index from now on, False exactly;
+            None leaves it as it is, which is exactly as long as that is fast enough.
+        text_vectors: Gives embedded texts, float32 (n, dimension), with which an approximate index is
+            measured while it is built. Pictures lie apart from texts, so without them it suits pictures only.
 
     Returns:
         How it went. Ctrl-C during the run ends it like `should_stop`: `interrupted` is True.
@@ -110,7 +123,10 @@ def index_folders(
             workers=workers or available_cores(),
             retry_failed=retry_failed,
             change_model=change_model,
+            text_vectors=text_vectors,
         )
+        if approximate is not None:
+            choose_approximate(catalog, approximate)
         with translated(library, system_errors=False):
             return run.index(given, started)
 
@@ -150,6 +166,7 @@ class _Run:
         workers: int,
         retry_failed: bool,
         change_model: bool,
+        text_vectors: Callable[[], NDArray[np.float32]] | None,
     ) -> None:
         self.library = library
         self.catalog = catalog
@@ -158,6 +175,7 @@ class _Run:
         self.workers = workers
         self.retry_failed = retry_failed
         self.change_model = change_model
+        self.text_vectors = text_vectors
         self.counts = Counts()
         self.notices: list[str] = []
         self.new_roots: list[KnownRoot] = []
@@ -210,11 +228,13 @@ class _Run:
             if not self.is_interrupted:
                 self._finish(scanned, comparison, lacking)
             if is_changing and not self.is_interrupted:
-                switch_model(catalog, self.active, self.model, base)
+                base = switch_model(catalog, self.active, self.model, base)
             else:
-                renew_vector_file(catalog, self.active, base)
+                base = renew_vector_file(catalog, self.active, base)
+            if not self.is_interrupted:
+                renew_approximate_index(catalog, base, self._watch_building, self.text_vectors)
             self._progress.tell("finishing", force=True)
-        except KeyboardInterrupt:  # each step is whole or not done at all
+        except (KeyboardInterrupt, BuildStoppedError):  # each step is whole or not done at all
             self.is_interrupted = True
         found = (
             counts.indexed,
@@ -344,6 +364,10 @@ class _Run:
                     "Some images have no vector of this model yet, because their folder is not there or their file"
                     " cannot be read now; a later run makes them."
                 )
+
+    def _watch_building(self, done: int, total: int) -> bool:
+        self._progress.tell("building index", step=(done, total))
+        return self._is_stopping()
 
     def _is_stopping(self) -> bool:
         if self._should_stop is not None and self._should_stop():

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from indexer.approximate_index import APPROXIMATE_SETTING, ApproximateIndex, wants_approximate
 from indexer.catalog import (
     check_version,
     connect_for_reading,
@@ -25,11 +26,19 @@ from indexer.catalog import (
     translated,
     unpack_vectors,
 )
+from indexer.derived_file import VectorFileError
 from indexer.errors import ImageGoneError, LibraryError
-from indexer.paths import VECTORS_NAME, from_catalog, join_root, relative_to_root, to_catalog
+from indexer.paths import (
+    APPROXIMATE_NAME,
+    VECTORS_NAME,
+    from_catalog,
+    join_root,
+    relative_to_root,
+    to_catalog,
+)
 from indexer.records import FileFailure, ImageRecord, LibraryStatus, RootStatus
 from indexer.selection import select
-from indexer.vector_index import Segment, VectorFileError, VectorFileInfo, best, read_info, verify
+from indexer.vector_index import Segment, VectorFileInfo, best, read_info, verify
 
 if TYPE_CHECKING:
     import sqlite3
@@ -128,6 +137,12 @@ class LibraryReader:
         return 0 if self.model is None else self.model.dimension
 
     @property
+    def is_approximate(self) -> bool:
+        """Whether `nearest` may miss a few of the nearest, because it goes through an approximate index."""
+        with self._reading():
+            return any(segment.approximate is not None for segment, _ in self._snapshot.segments(self._db))
+
+    @property
     def notices(self) -> list[str]:
         """Sentences that people should read: what is not as it should be, and the way out."""
         notices = [self._open_notice] if self._open_notice else []
@@ -160,7 +175,7 @@ class LibraryReader:
         k: int,
         *,
         among: Selection | None = None,
-        exact: bool = False,  # noqa: ARG002  (every index there is so far is exact)
+        exact: bool = False,
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """The images nearest to vectors.
 
@@ -197,7 +212,8 @@ class LibraryReader:
         scores, ids = [], []
         for query in queries:
             found = [
-                segment.nearest(query, k, mask) for (segment, _), mask in zip(segments, allowed, strict=True)
+                segment.nearest(query, k, mask, exact=exact)
+                for (segment, _), mask in zip(segments, allowed, strict=True)
             ]
             if len(found) == 1:
                 joined = found[0]
@@ -221,9 +237,7 @@ class LibraryReader:
             found = select(self._db, filters)
         return found[np.isin(found, self.ids(), assume_unique=True)]
 
-    def facets(
-        self, ids: NDArray[np.int64] | None = None, which: Collection[Facet] | None = None
-    ) -> Facets:
+    def facets(self, ids: NDArray[np.int64] | None = None, which: Collection[Facet] | None = None) -> Facets:
         """Counts images, int64 (n,), None for all, by month, folder, camera, format and shape.
 
         Nobody waits for it who reads through this reader meanwhile.
@@ -341,6 +355,7 @@ class LibraryReader:
                     created_at=read_setting(self._db, "created_at"),
                     last_run_at=read_setting(self._db, "last_run_at"),
                     notices=notices,
+                    index=self._describe_index(),
                 )
             finally:
                 self._db.execute("COMMIT")
@@ -365,6 +380,16 @@ class LibraryReader:
             ),
             key=lambda failure: os.fsencode(failure.path),
         )
+
+    def _describe_index(self) -> str:
+        """How the library is searched now, in a line."""
+        segments = self._snapshot.segments(self._db)
+        counts = [len(segment) for segment, _ in segments]
+        approximate = segments[0][0].approximate if segments else None
+        if approximate is None:
+            return f"exact, {sum(counts):,} vectors"
+        since = f"; {counts[1]:,} newer ones exactly" if len(counts) > 1 else ""
+        return f"approximate, {approximate.describe()}{since}"
 
     @contextmanager
     def _reading(self) -> Iterator[None]:
@@ -432,6 +457,7 @@ class _Snapshot:
     def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
         self.notices: list[str] = []
         self._file = path / VECTORS_NAME
+        self._approximate_file = path / APPROXIMATE_NAME
         self._load(connection)
 
     def _load(self, connection: sqlite3.Connection) -> None:
@@ -439,6 +465,7 @@ class _Snapshot:
         self._was_replaced = False
         self._base: Segment | None = None
         self._info: VectorFileInfo | None = None
+        self._approximate_error: VectorFileError | None = None
         self._tail: tuple[NDArray[np.int64], NDArray[np.float16]] | None = None
         self._segments: list[tuple[Segment, NDArray[np.bool_] | None]] | None = None
         self._thread: threading.Thread | None = None
@@ -452,6 +479,7 @@ class _Snapshot:
             try:
                 self.model: StoredModel | None = read_model(connection, "active")
                 generation = int(read_setting(connection, "generation") or 0)
+                self._approximate_setting: bool | None = read_setting(connection, APPROXIMATE_SETTING)
                 self._departed = np.fromiter(
                     (row[0] for row in connection.execute("SELECT image_id FROM departed ORDER BY image_id")),
                     np.int64,
@@ -510,6 +538,11 @@ class _Snapshot:
                     f" catalog, more"
                     " slowly and with more memory; the next `imago index` makes the file anew."
                 )
+        elif self._approximate_error is not None:
+            self.notices.append(
+                f"{APPROXIMATE_NAME} is not usable: {self._approximate_error}. Searching goes on exactly, more"
+                " slowly; the next `imago index` makes the file anew."
+            )
         assert self._tail is not None  # noqa: S101
         tail_ids, tail_codes = self._tail
         segments = []
@@ -549,6 +582,11 @@ class _Snapshot:
         try:
             verify(self._file, info)
             base = Segment.from_file(self._file, info)
+            if wants_approximate(self._approximate_setting, info.count, info.dimension):
+                try:
+                    base.approximate = ApproximateIndex.from_file(self._approximate_file, info)
+                except VectorFileError as error:
+                    self._approximate_error = error
             if read_info(self._file) == info:
                 self._base = base
             else:

@@ -90,8 +90,8 @@ class IndexProgress:
     """How far a run is.
 
     Attributes:
-        phase: `scanning`, `indexing` or `finishing`.
-        done: Files dealt with so far, out of `total`.
+        phase: `scanning`, `indexing`, `finishing`, or `building index` while an approximate index is made.
+        done: Files dealt with so far, out of `total`; vectors while an index is built.
         total: Files that are new or changed. 0 while scanning.
         scanned: Files seen by the scan so far.
         indexed: Files whose image is in the library by this run.
@@ -172,6 +172,7 @@ class LibraryStatus:
         created_at: ISO 8601 in UTC.
         last_run_at: End of the last run, ISO 8601 in UTC.
         notices: What is not as it should be, with the way out.
+        index: How it is searched: exactly, or through which approximate index.
     """
 
     library_path: Path | str
@@ -188,3 +189,4 @@ class LibraryStatus:
     created_at: str | None
     last_run_at: str | None
     notices: list[str]
+    index: str = "exact"

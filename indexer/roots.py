@@ -11,7 +11,7 @@ from indexer.catalog import Catalog, translated
 from indexer.errors import LibraryNotFoundError, NotInLibraryError
 from indexer.lock import writer_lock
 from indexer.paths import CATALOG_NAME, display_path, relative_to_root
-from indexer.upkeep import renew_vector_file, usable_vector_file
+from indexer.upkeep import renew_approximate_index, renew_vector_file, usable_vector_file
 
 if TYPE_CHECKING:
     from indexer.catalog import KnownRoot
@@ -80,7 +80,8 @@ def forget(library_path: Path | str, path: Path | str) -> ForgetSummary:
         active = catalog.model("active")
         if active is not None and image_ids:
             base, _ = usable_vector_file(catalog, active)
-            renew_vector_file(catalog, active, base, force=True)
+            base = renew_vector_file(catalog, active, base, force=True)
+            renew_approximate_index(catalog, base, lambda _done, _total: False)
         will_return = not whole and given.exists()
     return ForgetSummary(len(rows), sorted(image_ids), will_return)
 

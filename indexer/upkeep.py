@@ -1,14 +1,18 @@
-"""Keeps vectors.faiss in step with the catalog. For writers: whoever calls this holds the writer's lock."""
+"""Keeps vectors.faiss and vectors.ann in step with the catalog. For writers: whoever calls this holds the lock."""
 
 from __future__ import annotations
 
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from indexer.approximate_index import APPROXIMATE_SETTING, build, update, wants_approximate
+from indexer.approximate_index import read_info as read_approximate_info
+from indexer.approximate_index import verify as verify_approximate
 from indexer.catalog import translated
-from indexer.paths import VECTORS_NAME
+from indexer.derived_file import VectorFileError
+from indexer.paths import APPROXIMATE_NAME, VECTORS_NAME
 from indexer.vector_index import (
-    VectorFileError,
+    Segment,
     VectorFileInfo,
     needs_rebuild,
     read_info,
@@ -17,6 +21,12 @@ from indexer.vector_index import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from indexer.approximate_index import ApproximateInfo, Watcher
     from indexer.catalog import Catalog, StoredModel
 
 _NEXT_SUFFIX = ".next"
@@ -29,9 +39,10 @@ def usable_vector_file(catalog: Catalog, model: StoredModel) -> tuple[VectorFile
         Its description, or None and the reason; no reason if there never was a file.
     """
     path = catalog.library_path / VECTORS_NAME
-    for leftover in catalog.library_path.glob(VECTORS_NAME + ".*"):  # of a run that was killed
-        with suppress(OSError):
-            leftover.unlink()
+    for name in (VECTORS_NAME, APPROXIMATE_NAME):
+        for leftover in catalog.library_path.glob(name + ".*"):  # of a run that was killed
+            with suppress(OSError):
+                leftover.unlink()
     generation = catalog.generation
     try:
         info = read_info(path)
@@ -46,7 +57,7 @@ def usable_vector_file(catalog: Catalog, model: StoredModel) -> tuple[VectorFile
 
 def renew_vector_file(
     catalog: Catalog, model: StoredModel, base: VectorFileInfo | None, *, force: bool = False
-) -> VectorFileInfo | None:
+) -> VectorFileInfo:
     """Writes a new vectors.faiss if there is no usable one, if it has drifted, or if told to.
 
     Args:
@@ -92,6 +103,49 @@ def switch_model(
         (catalog.library_path / next_name).replace(catalog.library_path / VECTORS_NAME)
     catalog.delete_orphaned_vectors()
     return info
+
+
+def choose_approximate(catalog: Catalog, wanted: bool) -> None:
+    """Notes that an approximate index is wanted whatever the library's size, or never."""
+    with catalog.transaction():
+        catalog.set_setting(APPROXIMATE_SETTING, wanted)
+
+
+def renew_approximate_index(
+    catalog: Catalog,
+    base: VectorFileInfo,
+    watch: Watcher,
+    text_vectors: Callable[[], NDArray[np.float32]] | None = None,
+) -> None:
+    """Makes vectors.ann, brings it in step with vectors.faiss, or deletes it, as the library needs.
+
+    Args:
+        catalog: The catalog.
+        base: The description of the vectors.faiss that is in place.
+        watch: Told how far it is; says whether to stop.
+        text_vectors: Gives embedded texts, float32 (q, dimension), to measure a new index with.
+
+    Raises:
+        BuildStoppedError: `watch` said so; searches go on exactly.
+        DiskFullError: No room; searches go on exactly.
+    """
+    path = catalog.library_path / APPROXIMATE_NAME
+    with translated(catalog.library_path):
+        if not wants_approximate(catalog.setting(APPROXIMATE_SETTING), base.count, base.dimension):
+            path.unlink(missing_ok=True)
+            return
+        info: ApproximateInfo | None = None
+        with suppress(VectorFileError):
+            info = read_approximate_info(path)
+            if info.mismatch(base) is None:
+                verify_approximate(path, info)
+                return
+        segment = Segment.from_file(catalog.library_path / VECTORS_NAME, base)
+        if info is not None and not info.is_outgrown(base.count):
+            with suppress(VectorFileError):
+                update(path, base, segment, watch)
+                return
+        build(path, base, segment, text_vectors() if text_vectors is not None else None, watch)
 
 
 def _write(catalog: Catalog, model: StoredModel, base: VectorFileInfo | None, name: str) -> VectorFileInfo:
