@@ -37,7 +37,10 @@ if TYPE_CHECKING:
 
 # Texts need not be padded to the end where the tower does not look at the padding. Few lengths, few programs.
 _SHORT_TEXT_LENGTHS = (8, 16, 32, 64, 128)
-_TEXTS_PER_BATCH = 32
+# A text costs what a tower of its size takes at most; in company less, the weights being read once for all. Few
+# sizes, few programs: those between are put together, and filled up only where little is missing.
+TEXT_BATCHES = (32, 16, 4, 1)
+_WORTH_FILLING = 0.75
 
 # On a CPU small batches stay in its cache and beat large ones; a GPU wants to be filled.
 _IMAGES_PER_BATCH_CPU = 16
@@ -176,9 +179,8 @@ class Encoder:
         for row, tokens in enumerate(ids):
             by_length.setdefault(self._padded_length(len(tokens)), []).append(row)
         for length, rows in by_length.items():
-            for some in _batches(rows, _TEXTS_PER_BATCH):
+            for some, padded in _text_batches(rows):
                 batch = self.tokenizer.pad([ids[row] for row in some], length=length)
-                padded = _padded_rows(len(some), _TEXTS_PER_BATCH)
                 inputs = [
                     self._token_rows(batch.input_ids)
                     if self._description.embedding_table
@@ -323,6 +325,18 @@ def _tokenizer_files(folder: Path) -> list[str]:
 def _batches(rows: Sequence[int], size: int) -> Iterator[Sequence[int]]:
     for start in range(0, len(rows), size):
         yield rows[start : start + size]
+
+
+def _text_batches(rows: Sequence[int]) -> Iterator[tuple[Sequence[int], int]]:
+    """Cuts rows into batches, each with the size that it is to be filled up to."""
+    start = 0
+    while start < len(rows):
+        left = len(rows) - start
+        size = next(
+            size for size in TEXT_BATCHES if left >= size or (size > 4 and left >= _WORTH_FILLING * size)
+        )
+        yield rows[start : start + size], size
+        start += size
 
 
 def _padded_rows(count: int, full: int) -> int:

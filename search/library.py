@@ -61,13 +61,16 @@ if TYPE_CHECKING:
     from search.matching import Order
 
 DEFAULT_HITS: Final = 20
-_FIRST_LOOK: Final = 1024
+_FIRST_LOOK: Final = 256
 """How many of the best images are judged first; four times as many while the cut lies beyond them."""
+_BEYOND_PAGE: Final = 16
+"""Hits ranked beyond a page that goes on from another: as many may have come before it since."""
 _NEUTRAL_MIXTURES: Final = 64
 """Neutral queries for a query of several terms, whose like is measured anew each time."""
 _FEWEST_TO_JUDGE: Final = 50
 """In a library with fewer images nothing can be said about chance; all of them fit on a screen anyway."""
 _TEXTS_KEPT: Final = 1024
+_NO_PAGE: Final = "This is not the name of a page of this answer: start at the first page."
 _FOLDED_AT_MOST: Final = 5000
 """Hits beyond are not looked through for near-duplicates: nobody pages that far, and pairs grow quadratically."""
 
@@ -396,32 +399,43 @@ class Library:
             vectors = self._term_vectors(wanted, uploads)
             mixture = mix(vectors, [term.weight for term in wanted.terms], self._sampled().vectors)
             # Without a cut or another order to establish, no more is ranked than will be shown.
-            is_short = not is_cut and order == "relevance" and page is None and not fold
-            ranked = self._rank(
-                wanted, mixture, candidates, count, is_cut=is_cut, at_most=offset + k if is_short else None
-            )
-            total = count if is_short else len(ranked.ids)
+            is_short = not is_cut and order == "relevance" and not fold
         else:
+            is_short = False
             if order == "relevance":
                 order = "date"
-            everything = self._reader.ids() if candidates is None else np.asarray(candidates, np.int64)
-            ranked = _Ranked(everything, np.ones(len(everything), np.float32), None)
-            total = len(everything)
-        keys = self._sort_keys(ranked, order, descending)
-        if order != "relevance":
-            ranked = _reordered(ranked, keys)
-            keys = sorted(keys)
-        folded: dict[int, tuple[int, ...]] = {}
-        if fold:
-            ranked, keys, folded = self._folded(ranked, keys)
-            total = len(ranked.ids)
-        start = offset if page is None else _page_start(page, order, keys)
+        place = None if page is None else _read_page(page, order)
+        many = offset + k if place is None else place.hits_before + k + _BEYOND_PAGE
+
+        def arrange(at_most: int) -> tuple[_Ranked, list[_Key], dict[int, tuple[int, ...]]]:
+            if mixture is None:
+                everything = self._reader.ids() if candidates is None else np.asarray(candidates, np.int64)
+                ranked = _Ranked(everything, np.ones(len(everything), np.float32), None)
+            else:
+                ranked = self._rank(
+                    wanted, mixture, candidates, count, is_cut=is_cut, at_most=at_most if is_short else None
+                )
+            keys = self._sort_keys(ranked, order, descending)
+            if order != "relevance":
+                ranked = _reordered(ranked, keys)
+                keys = sorted(keys)
+            return self._folded(ranked, keys) if fold else (ranked, keys, {})
+
+        ranked, keys, folded = arrange(many)
+        start = offset
+        if place is not None:
+            start = _hits_until(place, keys)
+            while is_short and start + k > len(keys) and many < count:
+                many *= 4  # the library has grown in front of the page
+                ranked, keys, folded = arrange(many)
+                start = _hits_until(place, keys)
+        total = count if is_short else len(ranked.ids)
         stop = min(start + k, len(ranked.ids))
         hits = self._hits(ranked, slice(start, stop), folded)
         if explain and mixture is not None and hits:
             hits = self._explained(hits, wanted, mixture)
         more = stop < total and stop > start
-        next_page = _page_after(order, keys[stop - 1]) if more else None
+        next_page = _page_after(order, keys[stop - 1], stop) if more else None
         closest: list[Hit] = []
         if is_cut and not total and count and mixture is not None:
             near = self._rank(wanted, mixture, candidates, count, is_cut=False, at_most=k)
@@ -494,8 +508,7 @@ class Library:
         self, query: language.Query, uploads: Mapping[str, bytes | Image.Image]
     ) -> NDArray[np.float32]:
         """One vector of unit norm for each term, float32 (terms, dimension)."""
-        texts = [term.target.text for term in query.terms if isinstance(term.target, language.Text)]
-        by_text = self._embedded_texts(texts)
+        by_text = self._embedded_texts(language.texts_of(query))
         vectors = []
         for term in query.terms:
             target = term.target
@@ -517,6 +530,19 @@ class Library:
                     length=term.length,
                 )
         return np.stack(vectors).astype(np.float32)
+
+    def embed_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Vectors of texts, float32 (n, dimension), remembered for queries to come.
+
+        Raises:
+            QueryError, model.errors.ModelError, indexer.errors.ModelMismatchError: As for `search`.
+        """
+        vectors = self._embedded_texts(texts)
+        return np.stack([vectors[text] for text in texts]) if texts else np.empty((0, 0), np.float32)
+
+    def remembers(self, text: str) -> bool:
+        """Whether a query with this text would find its vector in memory. Never waits."""
+        return text in self._texts
 
     def _embedded_texts(self, texts: Sequence[str]) -> dict[str, NDArray[np.float32]]:
         """Vectors of texts, those of late queries from memory."""
@@ -619,8 +645,10 @@ class Library:
             return _Ranked(ids[0], scores[0], probabilities)
 
         if not is_cut:
-            # Probabilities are learnt from no fewer than the first look, so that they do not depend on k.
             wanted = count if at_most is None else min(at_most, count)
+            if null is None:
+                return look(wanted)
+            # Probabilities are learnt from no fewer than the first look, so that they do not depend on k.
             return _first(look(max(wanted, min(_FIRST_LOOK, count))), wanted)
         many = min(_FIRST_LOOK, count)
         while True:
@@ -844,24 +872,50 @@ def _reordered(ranked: _Ranked, keys: list[_Key]) -> _Ranked:
     return _taken(ranked, sorted(range(len(keys)), key=keys.__getitem__))
 
 
-def _page_after(order: Order, key: _Key) -> str:
+@dataclass(frozen=True)
+class _Place:
+    """Where a page ended.
+
+    Attributes:
+        key: Of its last hit.
+        hits_before: Hits up to and with that one when the page was made; a hint where to look.
+    """
+
+    key: _Key
+    hits_before: int
+
+
+def _page_after(order: Order, key: _Key, hits_before: int) -> str:
     """What names the place after a hit: its order, value and id, opaque to callers."""
     value = key.value if isinstance(key.value, float) else [_plain(part) for part in key.value]
-    text = json.dumps([order, value, key.id, key.descending])
+    text = json.dumps([order, value, key.id, key.descending, hits_before])
     return base64.urlsafe_b64encode(text.encode("utf-8", "surrogatepass")).decode().rstrip("=")
 
 
-def _page_start(page: str, order: Order, keys: list[_Key]) -> int:
-    """The position of the first hit after the place that `page` names."""
+def _read_page(page: str, order: Order) -> _Place:
+    """The place that `page` names.
+
+    Raises:
+        QueryError: It names none, or one in another order.
+    """
     try:
         text = base64.b64decode(page + "=" * (-len(page) % 4), altchars=b"-_", validate=True)
-        made_for, value, image_id, descending = json.loads(text.decode("utf-8", "surrogatepass"))
+        made_for, value, image_id, descending, before = json.loads(text.decode("utf-8", "surrogatepass"))
         if made_for != order or type(image_id) is not int or type(descending) is not bool:
             raise ValueError("made for another order")  # noqa: TRY301
-        last = _Key(_comparable(order, value), image_id, descending)
-        return sum(1 for key in keys if not last < key)
+        if type(before) is not int or before < 0:
+            raise ValueError("not a number of hits")  # noqa: TRY301
+        return _Place(_Key(_comparable(order, value), image_id, descending), before)
     except (ValueError, TypeError, RecursionError) as error:
-        raise QueryError("This is not the name of a page of this answer: start at the first page.") from error
+        raise QueryError(_NO_PAGE) from error
+
+
+def _hits_until(place: _Place, keys: list[_Key]) -> int:
+    """The position of the first hit after a place."""
+    try:
+        return sum(1 for key in keys if not place.key < key)
+    except TypeError as error:
+        raise QueryError(_NO_PAGE) from error
 
 
 def _plain(part: object) -> object:

@@ -856,6 +856,11 @@ def _expanded(
 # -- Query to text ------------------------------------------------------------------------------------------
 
 
+def texts_of(query: Query) -> list[str]:
+    """The words that a query's terms are made of, without those of saved queries."""
+    return [term.target.text for term in query.terms if isinstance(term.target, Text)]
+
+
 def format_query(query: Query) -> str:
     """The text of a query in its plainest form; parsing it gives the query back."""
     parts: list[str] = []

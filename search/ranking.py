@@ -8,6 +8,7 @@ term therefore counts in units of how much its scores vary over the library: equ
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -55,16 +56,51 @@ class Mixture:
     Attributes:
         vectors: One of unit norm for each term, float32 (terms, dimension).
         weights: float64 (terms,).
-        means: Mean score of each term over the library, float64 (terms,).
-        spreads: Standard deviation of it, 1 where nothing can be said about it, float64 (terms,).
-        direction: What to rank by, unit norm, float32 (dimension,).
+        sample: Vectors of images of the library, float32 (m, dimension).
     """
 
     vectors: NDArray[np.float32]
     weights: NDArray[np.float64]
-    means: NDArray[np.float64]
-    spreads: NDArray[np.float64]
-    direction: NDArray[np.float32]
+    sample: NDArray[np.float32]
+
+    @property
+    def means(self) -> NDArray[np.float64]:
+        """Mean score of each term over the library, float64 (terms,)."""
+        return self._statistics[0]
+
+    @property
+    def spreads(self) -> NDArray[np.float64]:
+        """Standard deviation of each term's score, 1 where nothing can be said about it, float64 (terms,)."""
+        return self._statistics[1]
+
+    @cached_property
+    def _statistics(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        # Only where asked for: most queries are one text, which is ranked by as it is.
+        if len(self.sample) < _FEWEST_IMAGES:
+            return np.zeros(len(self.vectors)), np.ones(len(self.vectors))
+        scores = (self.sample @ self.vectors.T).astype(np.float64)
+        return scores.mean(0), np.maximum(scores.std(0), _SMALLEST_SPREAD)
+
+    @cached_property
+    def direction(self) -> NDArray[np.float32]:
+        """What to rank by, unit norm, float32 (dimension,).
+
+        Raises:
+            QueryError: The terms cancel one another out.
+        """
+        if self.is_single:
+            return np.asarray(self.vectors[0])
+        factors = self.weights / self.spreads
+        total = factors @ self.vectors.astype(np.float64)
+        norm = float(np.linalg.norm(total))
+        if norm <= _SMALLEST_NORM * float(np.abs(factors).sum()):
+            raise QueryError("The terms of this query cancel one another out: change one of them.")
+        return (total / norm).astype(np.float32)
+
+    @property
+    def is_single(self) -> bool:
+        """Whether there is one term, looked for and not away from, whose weight therefore changes nothing."""
+        return len(self.vectors) == 1 and bool(self.weights[0] > 0)
 
     def contributions(
         self, labels: Sequence[str], images: NDArray[np.float32]
@@ -99,22 +135,9 @@ def mix(vectors: NDArray[np.float32], weights: Sequence[float], sample: NDArray[
     Raises:
         QueryError: The terms cancel one another out.
     """
-    weight = np.asarray(weights, np.float64)
-    if len(sample) >= _FEWEST_IMAGES:
-        scores = (sample @ vectors.T).astype(np.float64)
-        means, spreads = scores.mean(0), np.maximum(scores.std(0), _SMALLEST_SPREAD)
-    else:
-        means, spreads = np.zeros(len(vectors)), np.ones(len(vectors))
-    if len(vectors) == 1 and weight[0] > 0:
-        direction = vectors[0]
-    else:
-        factors = weight / spreads
-        total = factors @ vectors.astype(np.float64)
-        norm = float(np.linalg.norm(total))
-        if norm <= _SMALLEST_NORM * float(np.abs(factors).sum()):
-            raise QueryError("The terms of this query cancel one another out: change one of them.")
-        direction = (total / norm).astype(np.float32)
-    return Mixture(vectors, weight, means, spreads, direction)
+    mixture = Mixture(vectors, np.asarray(weights, np.float64), sample)
+    _ = mixture.direction  # so that terms that cancel out are refused here
+    return mixture
 
 
 def mix_alike(model: Mixture, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -127,6 +150,8 @@ def mix_alike(model: Mixture, vectors: NDArray[np.float32]) -> NDArray[np.float3
     Returns:
         float32 (q, dimension), unit norm.
     """
+    if model.is_single:
+        return vectors[:, 0]
     factors = model.weights / model.spreads
     totals = np.einsum("t,qtd->qd", factors, vectors.astype(np.float64))
     norms = np.linalg.norm(totals, axis=1, keepdims=True)

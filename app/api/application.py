@@ -7,11 +7,13 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 import anyio.to_thread
+from anyio import CapacityLimiter
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from fastapi.responses import HTMLResponse, RedirectResponse
 
 from app.api import page, problems
+from app.api.batching import TextBatcher
 from app.api.duplicates import DuplicateFinder
 from app.api.guard import OPEN_PATHS, Guard
 from app.api.metrics import Measured, Metrics
@@ -63,6 +65,8 @@ def create_api(settings: ApiSettings, load_encoder: Callable[[str], Encoder] | N
         uploads=UploadDecoder(settings),
         duplicates=DuplicateFinder(shelf),
         metrics=metrics,
+        texts=TextBatcher(metrics.texts.observe),
+        searches=CapacityLimiter(settings.search_threads),
     )
 
     @asynccontextmanager

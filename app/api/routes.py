@@ -5,6 +5,7 @@ from __future__ import annotations
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Annotated, Any
 
+from anyio.to_thread import run_sync
 from fastapi import APIRouter, File, Form, Header, Path, Query, UploadFile
 from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field
@@ -18,7 +19,7 @@ from app.thumbnails import thumbnail
 from search import QueryError
 from search.grouping import Kind  # noqa: TC001  (FastAPI reads it)
 from search.matching import Order  # noqa: TC001  (Pydantic reads it)
-from search.query import MAXIMUM_CHARACTERS, ImagePath, parse
+from search.query import MAXIMUM_CHARACTERS, ImagePath, parse, texts_of
 from search.query import Query as Parsed
 
 if TYPE_CHECKING:
@@ -80,9 +81,13 @@ class Question(Options):
 
 
 @router.get("/v1/search", tags=["search"], responses=_problems(HTTPStatus.BAD_REQUEST, HTTPStatus.NOT_FOUND))
-def search(tools: Services, question: Annotated[Question, Query()]) -> bodies.AnswerBody:
+async def search(tools: Services, question: Annotated[Question, Query()]) -> bodies.AnswerBody:
     """Find the images that a query describes."""
-    return tools.shelf.ask(lambda library: _answer(library, question.q, question))
+    query = _checked(question.q)
+    await tools.texts.embed(tools.shelf.latest, texts_of(query))
+    return await run_sync(
+        lambda: tools.shelf.ask(lambda library: _answer(library, query, question)), limiter=tools.searches
+    )
 
 
 @router.post("/v1/search", tags=["search"], responses=_problems(HTTPStatus.BAD_REQUEST, HTTPStatus.NOT_FOUND))
@@ -98,7 +103,7 @@ def search_by_picture(
     def ask(library: Library) -> bodies.AnswerBody:
         image = _decoded(tools, library, picture)
         try:
-            return _answer(library, prefix + q, options, {UPLOAD_NAME: image})
+            return _answer(library, _checked(prefix + q), options, {UPLOAD_NAME: image})
         except QueryError as error:
             if error.column is None:
                 raise
@@ -216,10 +221,10 @@ async def metrics(tools: Services) -> Response:
 
 
 def _answer(
-    library: Library, text: str, options: Options, uploads: dict[str, Image.Image] | None = None
+    library: Library, query: Parsed, options: Options, uploads: dict[str, Image.Image] | None = None
 ) -> bodies.AnswerBody:
     answer = library.answer(
-        _checked(text),
+        query,
         options.k,
         all_hits=options.all or None,
         order=options.order,

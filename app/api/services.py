@@ -9,6 +9,9 @@ from fastapi import Depends
 from starlette.requests import Request  # noqa: TC002  (FastAPI reads the annotation)
 
 if TYPE_CHECKING:
+    from anyio import CapacityLimiter
+
+    from app.api.batching import TextBatcher
     from app.api.duplicates import DuplicateFinder
     from app.api.metrics import Metrics
     from app.api.settings import ApiSettings
@@ -18,13 +21,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Toolbox:
-    """The parts behind the routes."""
+    """The parts behind the routes.
+
+    Attributes:
+        searches: How many searches may compute at the same time.
+    """
 
     settings: ApiSettings
     shelf: Shelf
     uploads: UploadDecoder
     duplicates: DuplicateFinder
     metrics: Metrics
+    texts: TextBatcher
+    searches: CapacityLimiter
 
 
 async def _toolbox(request: Request) -> Toolbox:  # async, or it would cost every request a change of threads

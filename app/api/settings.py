@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ipaddress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+
+from indexer.decode_pool import available_cores
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -35,6 +37,8 @@ class ApiSettings:
         upload_seconds: How long a body may take to arrive.
         decode_seconds: How long one uploaded picture may take to decode; its process is killed then.
         worker_threads: Requests that are worked on at the same time; others wait their turn.
+        search_threads: Searches by words among them. They compute all the time, so more than there are cores only
+            take the interpreter from one another.
         shutdown_seconds: How long requests under way may take to end when the server is told to stop.
     """
 
@@ -48,6 +52,7 @@ class ApiSettings:
     upload_seconds: float = 60.0
     decode_seconds: float = 20.0
     worker_threads: int = 16
+    search_threads: int = field(default_factory=lambda: available_cores() + 1)
     shutdown_seconds: int = 30
 
     def __post_init__(self) -> None:

@@ -8,7 +8,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from app.api.batching import WORTHWHILE_TEXTS, BatchingEncoder
 from indexer.errors import LibraryError, ModelMismatchError
 from indexer.reading import is_address, open_reader
 from model.errors import ModelError
@@ -25,6 +24,8 @@ if TYPE_CHECKING:
 
 SECONDS_BETWEEN_LOOKS = 0.25
 """How old an answer may be. A look costs microseconds, but there may be hundreds of requests a second."""
+_USUAL_TEXTS = ("a dog", "a dog and two children who play with a red ball")
+"""Few words and a sentence: queries are hardly longer."""
 
 
 class Shelf:
@@ -59,6 +60,11 @@ class Shelf:
         self._folder = self._folder_identity()
 
     @property
+    def latest(self) -> Library:
+        """The library as it was last looked at; never waits."""
+        return self._library
+
+    @property
     def version(self) -> int:
         """Grows whenever the library has changed; looks for that."""
         return self._current()[1]
@@ -71,11 +77,16 @@ class Shelf:
 
     def warm_up(self) -> None:
         """Load, compile and measure what the first queries would wait for."""
+        from model.encoder import TEXT_BATCHES
+
         library = self._library
         if library.reader.model is not None:
             library.search("warm up", k=1)
-            # A batch is another program than a single text.
-            library.encoder.encode_texts([str(number) for number in range(WORTHWHILE_TEXTS)])
+            for (
+                text
+            ) in _USUAL_TEXTS:  # a batch is another program than a single text, and a longer one as well
+                for many in TEXT_BATCHES:
+                    library.encoder.encode_texts([text] * many)
 
     def ask(self, question: Callable[[Library], Answer]) -> Answer:
         """Put a question to the library as it is now.
@@ -131,7 +142,7 @@ class Shelf:
         return library
 
     def _encoder(self, identity: ModelIdentity, previous: Library | None) -> QueryEncoder:
-        """A batching front of the library's model; the one in memory where it is the same."""
+        """The library's model; the one in memory where it is the same."""
         if previous is not None:
             with suppress(
                 LibraryError, ModelError, SearchError
@@ -143,7 +154,7 @@ class Shelf:
             from model import Encoder
 
             load = Encoder.load
-        return BatchingEncoder(load(identity.name), self._metrics.texts.observe)
+        return load(identity.name)
 
     def _folder_identity(self) -> tuple[int, int] | None:
         if is_address(self._path):

@@ -45,6 +45,13 @@ def test_texts_become_unit_vectors_in_their_order(starter: Encoder) -> None:
     assert abs(vectors[0] @ vectors[2]) < 0.99
 
 
+@pytest.mark.parametrize("count", [3, 7, 12, 15, 33])
+def test_texts_keep_their_order_whatever_batches_they_make(starter: Encoder, count: int) -> None:
+    texts = [f"picture {number}" for number in range(count)]
+    alone = np.concatenate([starter.encode_texts([text]) for text in texts])
+    np.testing.assert_allclose(starter.encode_texts(texts), alone, atol=2e-6)
+
+
 def test_pictures_become_unit_vectors_in_their_order(
     starter: Encoder, draw_picture: Callable[[int], Image.Image]
 ) -> None:

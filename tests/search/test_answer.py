@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import io
+import json
 import threading
 from typing import TYPE_CHECKING
 
@@ -246,6 +248,34 @@ def test_a_page_holds_when_the_library_grows(tmp_path: Path, painted, colours) -
         second = library.answer("in:photos", k=5, order="name", page=first.next_page)
         assert [hit.path.name for hit in first.hits + second.hits] == [f"red{i}.png" for i in range(10)]
         assert second.next_page is None
+
+
+def test_a_page_by_relevance_holds_when_many_come_before_it(tmp_path: Path, colours) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for number in range(12):
+        picture = Image.new("RGB", (64, 64), "red")
+        picture.paste("blue", (0, 0, 64, 10 + 4 * number))
+        picture.save(photos / f"old{number:02}.png")
+    index_folders(tmp_path / "library", [photos], colours, workers=1)
+    with Library.open(tmp_path / "library", encoder=colours) as library:
+        first = library.answer("red", k=5, all_hits=True)
+        for number in range(80):
+            Image.new("RGB", (64 + number, 64), "red").save(photos / f"new{number}.png")
+        index_folders(tmp_path / "library", [photos], colours, workers=1)
+        assert library.refresh()
+        second = library.answer("red", k=5, page=first.next_page, all_hits=True)
+        third = library.answer("red", k=5, page=second.next_page, all_hits=True)
+        names = [hit.path.name for hit in first.hits + second.hits + third.hits]
+        assert names == [f"old{number:02}.png" for number in range(12)]
+        assert (second.total, third.next_page) == (92, None)
+
+
+@pytest.mark.parametrize("before", [-1, 1.5, "1", True, None])
+def test_a_page_that_was_tampered_with(library: Library, before: object) -> None:
+    page = base64.urlsafe_b64encode(json.dumps(["relevance", -0.5, 1, False, before]).encode()).decode()
+    with pytest.raises(QueryError, match="not the name of a page"):
+        library.answer("green", page=page)
 
 
 @pytest.mark.parametrize("page", ["", "x", "!!!!", "W10", "WzFd", "bnVsbA", "é"])

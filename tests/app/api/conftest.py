@@ -3,11 +3,9 @@
 import re
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 from PIL import Image
 from starlette.testclient import TestClient
@@ -120,28 +118,3 @@ def server(indexed: tuple[Path, Path]) -> Iterator[Server]:
 def start_server() -> type[Server]:
     """Return what starts another server; use it as a context manager."""
     return Server
-
-
-class CountingEncoder:
-    """A tower that shows its calls and waits to be let through. A text's vector is its length."""
-
-    dimension = 1
-
-    def __init__(self) -> None:
-        self.calls: list[list[str]] = []
-        self.gate = threading.Event()
-        self.entered = threading.Event()
-        self.error: Exception | None = None
-
-    def encode_texts(self, texts: list[str]) -> np.ndarray:
-        self.calls.append(list(texts))
-        self.entered.set()
-        assert self.gate.wait(30)
-        if self.error is not None:
-            raise self.error
-        return np.array([[len(text)] for text in texts], np.float32)
-
-
-@pytest.fixture
-def counting_encoder() -> CountingEncoder:
-    return CountingEncoder()

@@ -1,111 +1,113 @@
-"""Texts of many threads in few calls of the tower."""
+"""Texts of many requests in few calls of the tower."""
 
+import asyncio
 import threading
-import time
-from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
-import pytest
 
-from app.api.batching import MAXIMUM_TEXTS, WORTHWHILE_TEXTS, BatchingEncoder
-
-
-def ask_while_busy(
-    front: BatchingEncoder, tower: Any, first: list[str], others: list[list[str]]
-) -> list[Future[np.ndarray]]:
-    """Let one call into the tower, and the others arrive while it is under way."""
-    pool = ThreadPoolExecutor(len(others) + 1)
-    answers = [pool.submit(front.encode_texts, first)]
-    assert tower.entered.wait(30)
-    for number, texts in enumerate(others):
-        answers.append(pool.submit(front.encode_texts, texts))
-        deadline = time.monotonic() + 30
-        while len(front._waiting) <= number and time.monotonic() < deadline:
-            time.sleep(0.001)
-    pool.shutdown(wait=False)
-    return answers
+from app.api.batching import MAXIMUM_TEXTS, TextBatcher
 
 
-def test_those_who_wait_go_together(counting_encoder: Any) -> None:
+class Memory:
+    """A library as far as the batcher knows it: what it embeds it remembers; it waits to be let through."""
+
+    def __init__(self) -> None:
+        self.calls: list[list[str]] = []
+        self.gate = threading.Event()
+        self.error: Exception | None = None
+        self.known: set[str] = set()
+
+    def remembers(self, text: str) -> bool:
+        return text in self.known
+
+    def embed_texts(self, texts: list[str]) -> np.ndarray:
+        self.calls.append(list(texts))
+        assert self.gate.wait(30)
+        if self.error is not None:
+            raise self.error
+        self.known.update(texts)
+        return np.zeros((len(texts), 1), np.float32)
+
+
+async def ask_while_busy(
+    batcher: TextBatcher, memory: Any, others: list[list[str]]
+) -> list[asyncio.Task[None]]:
+    """Let one call into the tower, and the others arrive while it is under way; then let all through."""
+    tasks = [asyncio.create_task(batcher.embed(memory, ["first"]))]
+    while not memory.calls:
+        await asyncio.sleep(0.001)
+    tasks += [asyncio.create_task(batcher.embed(memory, texts)) for texts in others]
+    await asyncio.sleep(0)
+    memory.gate.set()
+    return tasks
+
+
+def run(batcher: TextBatcher, memory: Memory, others: list[list[str]]) -> None:
+    async def ask() -> None:
+        await asyncio.wait_for(asyncio.gather(*await ask_while_busy(batcher, memory, others)), 30)
+
+    asyncio.run(ask())
+
+
+def test_those_who_wait_go_together_and_each_text_once() -> None:
     sizes: list[int] = []
-    front = BatchingEncoder(counting_encoder, sizes.append)
-    first = ["bb", "ccc", "dddd", "a" * 5]
-    answers = ask_while_busy(
-        front, counting_encoder, ["a"], [first, ["a" * 6], ["bb", "a" * 7, "a" * 8, "a" * 9]]
-    )
-    counting_encoder.gate.set()
-    assert [answer.result(30)[:, 0].tolist() for answer in answers] == [[1], [2, 3, 4, 5], [6], [2, 7, 8, 9]]
-    assert [[len(text) for text in call] for call in counting_encoder.calls] == [
-        [1],
-        [2, 3, 4, 5, 6, 7, 8, 9],
-    ]
-    assert sizes == [1, WORTHWHILE_TEXTS]
+    memory = Memory()
+    run(TextBatcher(sizes.append), memory, [["a", "b"], ["c"], ["b", "d"]])
+    assert memory.calls == [["first"], ["a", "b", "c", "d"]]
+    assert sizes == [1, 4]
 
 
-def test_a_few_go_one_by_one_because_the_tower_pads_them_to_many(counting_encoder: Any) -> None:
-    front = BatchingEncoder(counting_encoder)
-    answers = ask_while_busy(front, counting_encoder, ["a"], [["bb"], ["ccc", "dddd"]])
-    counting_encoder.gate.set()
-    assert [answer.result(30)[:, 0].tolist() for answer in answers] == [[1], [2], [3, 4]]
-    assert counting_encoder.calls == [["a"], ["bb"], ["ccc"], ["dddd"]]
-
-
-def test_a_call_takes_no_more_than_the_tower_does_in_one_piece(counting_encoder: Any) -> None:
-    front = BatchingEncoder(counting_encoder)
+def test_a_call_takes_no_more_than_the_tower_does_in_one_piece() -> None:
+    memory = Memory()
+    others = [[f"{letter}{number}" for number in range(20)] for letter in "ab"]
     large = [str(number) for number in range(MAXIMUM_TEXTS + 5)]
-    others = [
-        ["x" * number for number in range(100, 120)],
-        ["y" * number for number in range(200, 220)],
-        large,
-    ]
-    answers = ask_while_busy(front, counting_encoder, ["a"], others)
-    counting_encoder.gate.set()
-    for answer, texts in zip(answers[1:], others, strict=True):
-        assert answer.result(30)[:, 0].tolist() == [len(text) for text in texts]
-    assert [len(call) for call in counting_encoder.calls] == [1, 20, 20, len(large)]
+    run(TextBatcher(), memory, [*others, large])
+    assert memory.calls == [["first"], *others, large]
 
 
-def test_an_error_reaches_everybody_and_does_not_stay(counting_encoder: Any) -> None:
-    front = BatchingEncoder(counting_encoder)
-    counting_encoder.error = RuntimeError("tower down")
-    answers = ask_while_busy(front, counting_encoder, ["a"], [["b"], ["c"]])
-    counting_encoder.gate.set()
-    for answer in answers:
-        with pytest.raises(RuntimeError, match="tower down"):
-            answer.result(30)
-    counting_encoder.error = None
-    assert front.encode_texts(["bbb"]).tolist() == [[3]]
+def test_libraries_are_not_mixed() -> None:
+    old, new = Memory(), Memory()
+    new.gate.set()
+
+    async def ask() -> None:
+        batcher = TextBatcher()
+        tasks = await ask_while_busy(batcher, old, [["a"]])
+        tasks.append(asyncio.create_task(batcher.embed(new, ["b"])))  # type: ignore[arg-type]
+        await asyncio.wait_for(asyncio.gather(*tasks), 30)
+
+    asyncio.run(ask())
+    assert (old.calls, new.calls) == ([["first"], ["a"]], [["b"]])
 
 
-def test_a_text_that_is_asked_for_twice_goes_through_once(counting_encoder: Any) -> None:
-    counting_encoder.gate.set()
-    front = BatchingEncoder(counting_encoder)
-    assert front.encode_texts(["cat!", "dog", "cat!"])[:, 0].tolist() == [4, 3, 4]
-    assert counting_encoder.calls == [["cat!"], ["dog"]]
+def test_an_error_is_left_to_the_search_and_does_not_stay() -> None:
+    memory = Memory()
+    memory.error = RuntimeError("tower down")
+    batcher = TextBatcher()
+    run(batcher, memory, [["a"]])
+    memory.error = None
+    run(batcher, memory, [])
+    assert memory.calls == [["first"], ["a"], ["first"]]
 
 
-def test_no_texts_give_no_rows(counting_encoder: Any) -> None:
-    assert BatchingEncoder(counting_encoder).encode_texts([]).shape == (0, 1)
-    assert counting_encoder.calls == []
+def test_what_is_remembered_asks_nothing_of_the_tower() -> None:
+    memory = Memory()
+    memory.known = {"cat"}
+    asyncio.run(TextBatcher().embed(memory, ["cat"]))  # type: ignore[arg-type]
+    asyncio.run(TextBatcher().embed(memory, []))  # type: ignore[arg-type]
+    assert memory.calls == []
 
 
-def test_everything_else_is_the_encoders_own(counting_encoder: Any) -> None:
-    front = BatchingEncoder(counting_encoder)
-    assert front.dimension == 1
-    with pytest.raises(AttributeError):
-        _ = front.no_such_thing
+def test_a_client_that_goes_leaves_the_others_their_turn() -> None:
+    memory = Memory()
 
+    async def ask() -> None:
+        tasks = await ask_while_busy(TextBatcher(), memory, [["a"], ["b"]])
+        tasks[1].cancel()
+        memory.gate.set()
+        results = await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 30)
+        assert isinstance(results[1], asyncio.CancelledError)
+        assert results[2] is None
 
-def test_many_threads_all_get_their_own_answer(counting_encoder: Any) -> None:
-    counting_encoder.gate.set()
-    front = BatchingEncoder(counting_encoder)
-    barrier = threading.Barrier(16)
-
-    def ask(number: int) -> bool:
-        barrier.wait(30)
-        texts = ["x" * (number * 20 + more) for more in range(20)]
-        return all(front.encode_texts([text])[0, 0] == len(text) for text in texts)
-
-    with ThreadPoolExecutor(16) as pool:
-        assert all(pool.map(ask, range(16)))
+    asyncio.run(ask())
+    assert "b" in memory.known
