@@ -31,9 +31,14 @@ class JobState:
         folders: What it indexes; empty for all that the library knows.
         is_running: Whether its process is there.
         is_stopping: Whether it was told to pause and finishes the pictures in hand.
+        model: The model that it was told to take, None for the library's own.
+        changes_model: Whether it moves the library to that model.
+        only_predicts: Whether it only finds out what moving the library would take.
         progress: The last progress; None before the first.
         notices: Sentences that people should read.
         summary: What it did, by name; None while it runs.
+        prediction: What moving the library will take, by name: `model`, `is_change` (False if the library is that
+            model's already), `images`, `seconds` (None if unknown), `bytes_needed`.
         error: Why it failed; None if it did not.
     """
 
@@ -41,9 +46,13 @@ class JobState:
     folders: tuple[Path, ...]
     is_running: bool = True
     is_stopping: bool = False
+    model: str | None = None
+    changes_model: bool = False
+    only_predicts: bool = False
     progress: IndexProgress | None = None
     notices: tuple[str, ...] = ()
     summary: dict[str, Any] | None = None
+    prediction: dict[str, Any] | None = None
     error: str | None = None
 
 
@@ -68,6 +77,8 @@ class IndexingJob:
         *,
         model: str | None = None,
         retry_failed: bool = False,
+        change_model: bool = False,
+        only_predict: bool = False,
     ) -> None:
         """Start a run.
 
@@ -76,6 +87,8 @@ class IndexingJob:
             folders: What to look at; none means all that the library knows.
             model: Alias, hub id or folder; the library's own or the default if None.
             retry_failed: Whether to try failed files again that have not changed.
+            change_model: Whether to move the library to `model`.
+            only_predict: Whether only to find out what that would take; nothing is written then.
 
         Raises:
             AlreadyIndexingError: One is under way.
@@ -92,12 +105,20 @@ class IndexingJob:
                 text=True,
                 encoding="utf-8",
             )
-            self._state = JobState(library_path, tuple(folders))
+            self._state = JobState(
+                library_path,
+                tuple(folders),
+                model=model,
+                changes_model=change_model,
+                only_predicts=only_predict,
+            )
         task = {
             "library": str(library_path),
             "folders": [str(folder) for folder in folders],
             "model": model,
             "retry_failed": retry_failed,
+            "change_model": change_model,
+            "only_predict": only_predict,
         }
         self._watcher = threading.Thread(
             target=self._watch, args=(self._process,), name="indexing", daemon=True
@@ -113,6 +134,12 @@ class IndexingJob:
             self._state = replace(self._state, is_stopping=True)
         if self._process.stdin is not None:
             self._process.stdin.close()
+
+    def forget(self) -> None:
+        """Put the outcome of a run that has ended out of sight."""
+        with self._lock:
+            if self._state is not None and not self._state.is_running:
+                self._state = None
 
     def wait(self, timeout_seconds: float | None = None) -> None:
         """Wait for the run to end."""
@@ -135,7 +162,9 @@ class IndexingJob:
                 self._take(line)
         with self._lock:
             assert self._state is not None  # noqa: S101
-            is_told = self._state.summary is not None or self._state.error is not None
+            last_words = (self._state.summary, self._state.prediction, self._state.error)
+            was_given_up = self._state.only_predicts and self._state.is_stopping
+            is_told = was_given_up or any(word is not None for word in last_words)
             self._state = replace(
                 self._state, is_running=False, is_stopping=False, error=self._state.error if is_told else DIED
             )
@@ -154,6 +183,8 @@ class IndexingJob:
                     self._state = replace(self._state, notices=(*self._state.notices, value))
                 case "summary":
                     self._state = replace(self._state, summary=value)
+                case "prediction":
+                    self._state = replace(self._state, prediction=value)
                 case "error":
                     self._state = replace(self._state, error=value)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import streamlit as st
 
@@ -20,10 +20,10 @@ COMMON_FOLDERS = ("Pictures", "Photos", "Images", "DCIM", "Downloads", "Desktop"
 """Where pictures lie in most homes; those that are there are offered."""
 
 
-def start_indexing(folders: Sequence[Path], *, library_path: Path, retry_failed: bool = False) -> None:
-    """Start a run, or say beside the button why not."""
+def start_indexing(folders: Sequence[Path], *, library_path: Path, **options: Any) -> None:
+    """Start a run, with options of `IndexingJob.start`, or say beside the button why not."""
     try:
-        job.start(library_path, folders, retry_failed=retry_failed)
+        job.start(library_path, folders, **options)
     except (AlreadyIndexingError, OSError) as error:
         st.session_state.indexing_problem = str(error)
     else:
@@ -74,16 +74,17 @@ def _add_folder(library_path: Path) -> None:
 def show_job(library_path: Path) -> None:
     """Show the run of this library: live while it goes on, its outcome afterwards; nothing if there was none."""
     state = job.state
-    if state is None or state.library_path != library_path:
+    if state is None or state.library_path != library_path or state.only_predicts:
         return
     if state.is_running:
-        _watch()
+        watch_job()
     else:
         _show_outcome(state)
 
 
 @st.fragment(run_every=SECONDS_BETWEEN_LOOKS)
-def _watch() -> None:
+def watch_job() -> None:
+    """Show how far the run is, and the page anew when it has ended."""
     state = job.state
     if state is None or not state.is_running:
         st.rerun(scope="app")
@@ -92,6 +93,9 @@ def _watch() -> None:
         st.progress(share, text=text)
         for notice in state.notices:
             st.caption(plain(shown(notice)))
+        if state.only_predicts:
+            st.button("Cancel", icon=":material/close:", disabled=state.is_stopping, on_click=job.pause)
+            return
         st.button(
             "Pausing ..." if state.is_stopping else "Pause",
             icon=":material/pause:",
@@ -104,6 +108,8 @@ def _watch() -> None:
 def _told(state: JobState) -> tuple[float, str]:
     """Return how far the run is, 0 to 1, and that in words."""
     progress = state.progress
+    if state.only_predicts:
+        return 0.0, "Loading the model, and trying it on a few of your pictures"
     if progress is None:
         return 0.0, "Starting: the model is being loaded"
     if progress.phase == "scanning":
@@ -146,7 +152,11 @@ def _show_outcome(state: JobState) -> None:
             icon=":material/play_arrow:",
             on_click=start_indexing,
             args=(state.folders,),
-            kwargs={"library_path": state.library_path},
+            kwargs={
+                "library_path": state.library_path,
+                "model": state.model,
+                "change_model": state.changes_model,
+            },
         )
 
 

@@ -2,22 +2,23 @@
 
 A process and not a thread: decoding and embedding take all cores for hours, their memory goes back when they
 end, and whatever kills them leaves the page standing. It reads what to do as one line of JSON from its input and
-writes lines of JSON: `progress`, `notice`, and at the end `summary` or `error`. When its input ends, because
-somebody pressed pause or the server is gone, it finishes the pictures in hand and ends.
+writes lines of JSON: `progress`, `notice`, and at the end `summary`, `prediction` or `error`. When its input ends,
+because somebody pressed pause or the server is gone, it finishes the pictures in hand and ends.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import sys
 import threading
 from pathlib import Path
 from typing import Any
 
 from app.failures import explain
-from indexer import IndexProgress, LibraryReader, index_folders
-from indexer.errors import LibraryNotFoundError
+from app.model_choice import model_for, status_of
+from indexer import IndexProgress, index_folders, predict_model_change
 
 
 def main() -> None:
@@ -28,6 +29,8 @@ def main() -> None:
     def wait_for_the_end() -> None:
         sys.stdin.read()
         is_stopping.set()
+        if task["only_predict"]:
+            os._exit(0)  # a prediction leaves nothing behind, and cannot be asked to stop
 
     threading.Thread(target=wait_for_the_end, daemon=True).start()
     try:
@@ -37,11 +40,25 @@ def main() -> None:
 
 
 def run(task: dict[str, Any], is_stopping: threading.Event) -> None:
-    """Index, and tell how it goes."""
+    """Index, or only predict what a change of model will take, and tell how it goes."""
     from model import Encoder
 
     library = Path(task["library"])
-    encoder = Encoder.load(task["model"] or _model_of(library))
+    name = task["model"] or model_for(status_of(library), notify=lambda line: tell("notice", line))
+    encoder = Encoder.load(name)
+    if task["only_predict"]:
+        prediction = predict_model_change(library, encoder)
+        tell(
+            "prediction",
+            {
+                "model": encoder.identity.name,
+                "is_change": prediction is not None,
+                "images": 0 if prediction is None else prediction.images,
+                "seconds": None if prediction is None else prediction.seconds,
+                "bytes_needed": 0 if prediction is None else prediction.bytes_needed,
+            },
+        )
+        return
     summary = index_folders(
         library,
         [Path(folder) for folder in task["folders"]],
@@ -49,6 +66,7 @@ def run(task: dict[str, Any], is_stopping: threading.Event) -> None:
         progress=lambda progress: tell("progress", dataclasses.asdict(progress)),
         should_stop=is_stopping.is_set,
         retry_failed=task["retry_failed"],
+        change_model=task["change_model"],
     )
     tell(
         "summary",
@@ -66,18 +84,6 @@ def run(task: dict[str, Any], is_stopping: threading.Event) -> None:
     )
     for notice in summary.notices:
         tell("notice", notice)
-
-
-def _model_of(library: Path) -> str:
-    try:
-        with LibraryReader.open(library) as reader:
-            if reader.model is not None:
-                return reader.model.name
-    except LibraryNotFoundError:
-        pass
-    from model.registry import resolve_default
-
-    return resolve_default(notify=lambda line: tell("notice", line))
 
 
 def tell(kind: str, value: IndexProgress | object) -> None:

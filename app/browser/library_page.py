@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import shutil
+from typing import TYPE_CHECKING, Any
 
 import streamlit as st
 
 from app.browser.frame import plain
 from app.browser.indexing_job import job
-from app.browser.indexing_panel import show_folder_form, show_job, start_indexing
+from app.browser.indexing_panel import show_folder_form, show_job, start_indexing, watch_job
 from app.browser.shelf import current_library, library_path, library_place
 from app.browser.start import show_start
-from app.browser.wording import bytes_told, moment_told, shown
+from app.browser.wording import bytes_told, moment_told, seconds_told, shown
 from indexer.errors import LibraryNotFoundError
 from indexer.reading import is_address
+from model.registry import ALIASES, is_on_disk
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
     from indexer import FileFailure, LibraryStatus
+
+OTHER_MODEL = "another one"
 
 FAILURES_SHOWN = 1000
 """More lines than anybody reads; the command line lists all."""
@@ -53,7 +57,7 @@ def show() -> None:
         st.header("Files that could not be read")
         show_failures(reader.failures(), path)
     st.header("Model")
-    show_model(status)
+    show_model(status, path)
     st.caption(f"The library lies in {plain(shown(library_place()))}")
 
 
@@ -115,8 +119,8 @@ def show_failures(failures: Sequence[FileFailure], path: Path) -> None:
     )
 
 
-def show_model(status: LibraryStatus) -> None:
-    """Show which model the library was made with."""
+def show_model(status: LibraryStatus, path: Path) -> None:
+    """Show which model the library was made with, and the way to another."""
     model = status.model
     if model is None:
         st.write("None yet: the first indexing chooses it.")
@@ -128,3 +132,109 @@ def show_model(status: LibraryStatus) -> None:
             "This is the small model that comes along and needs no network. It knows a few hundred everyday things; "
             "others know far more."
         )
+    state = job.state if job.state is not None and job.state.library_path == path else None
+    if state is not None and state.is_running and not state.only_predicts:
+        return
+    if status.next_model is not None:
+        show_unfinished_change(model.name, status.next_model.name, path)
+    elif state is not None and state.is_running:
+        watch_job()
+    elif state is not None and state.prediction is not None:
+        show_prediction(model.name, state.prediction, path)
+    else:
+        if state is not None and state.only_predicts and state.error is not None:
+            st.error(plain(shown(state.error)), icon=":material/error:")
+        show_model_choice(model.name, path)
+
+
+def show_unfinished_change(own: str, other: str, path: Path) -> None:
+    """Show that a change of model was begun, with the ways on and back."""
+    st.info(
+        f"The library is on its way to **{plain(shown(other))}**. Searches answer from {plain(shown(own))} until all "
+        "is done.",
+        icon=":material/swap_horiz:",
+    )
+    with st.container(horizontal=True):
+        st.button(
+            "Go on with the change",
+            icon=":material/play_arrow:",
+            on_click=start_indexing,
+            args=((),),
+            kwargs={"library_path": path, "model": other, "change_model": True},
+        )
+        st.button(
+            "Give it up",
+            on_click=start_indexing,
+            args=((),),
+            kwargs={"library_path": path, "model": own, "change_model": True},
+            help="What was done for the other model is thrown away; the library stays as it is.",
+        )
+
+
+def show_model_choice(own: str, path: Path) -> None:
+    """Show the models that the library could be moved to."""
+    with st.expander("Change the model"):
+        name = st.selectbox(
+            "Model",
+            [*(name for name in ALIASES if name != own), OTHER_MODEL],
+            key="other_model",
+            format_func=lambda name: f"{name}: {ALIASES[name].summary}" if name in ALIASES else name,
+        )
+        if name == OTHER_MODEL:
+            name = st.text_input(
+                "Hub id or folder",
+                key="other_model_name",
+                placeholder="laion/CLIP-ViT-B-16-laion2B-s34B-b88K",
+                help="Any CLIP, SigLIP or OpenCLIP checkpoint.",
+            ).strip()
+        else:
+            st.caption(about_model(name))
+        st.button(
+            "See what it takes",
+            icon=":material/timer:",
+            disabled=not name,
+            on_click=start_indexing,
+            args=((),),
+            kwargs={"library_path": path, "model": name, "only_predict": True},
+            help="Tries the model on a few of your pictures. Nothing is changed.",
+        )
+
+
+def about_model(name: str) -> str:
+    """Return what speaks for a model, and what it takes to get it."""
+    alias = ALIASES[name]
+    parts = [f"Understands {alias.languages}", f"licence {alias.licence}"]
+    parts += [f"{quality.measure} {quality.value:.1f} %" for quality in alias.quality]
+    if alias.hub_id is not None and not is_on_disk(name):
+        parts.append(f"is fetched from the network first: {bytes_told(alias.download_bytes)}")
+    return plain("; ".join(parts) + ".")
+
+
+def show_prediction(own: str, prediction: dict[str, Any], path: Path) -> None:
+    """Show what a change of model will take, and ask."""
+    name = plain(shown(prediction["model"]))
+    with st.container(border=True):
+        if not prediction["is_change"]:
+            st.write(f"The library was made with {name} already.")
+            st.button("All right", on_click=job.forget)
+            return
+        parts = [f"{bytes_told(prediction['bytes_needed'])} on the disk"]
+        if prediction["seconds"] is not None:
+            parts.insert(0, f"about {seconds_told(max(prediction['seconds'], 1))}")
+        number = prediction["images"]
+        st.markdown(
+            f"Moving {number:,} picture{'s' if number != 1 else ''} to **{name}** takes {' and '.join(parts)}. "
+            "Until it is done searches answer as before; it can be paused, and goes on later."
+        )
+        free = shutil.disk_usage(path).free
+        if free < prediction["bytes_needed"]:
+            st.warning(f"Only {bytes_told(free)} are free on this disk.", icon=":material/warning:")
+        with st.container(horizontal=True):
+            st.button(
+                f"Move the library to {name}",
+                type="primary",
+                on_click=start_indexing,
+                args=((),),
+                kwargs={"library_path": path, "model": prediction["model"], "change_model": True},
+            )
+            st.button(f"Stay with {plain(shown(own))}", on_click=job.forget)

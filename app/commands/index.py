@@ -13,10 +13,10 @@ import click
 
 from app import output
 from app.failures import EXIT_FAILED, EXIT_INTERRUPTED
+from app.model_choice import model_for, status_of
 from app.options import FolderPath, json_option, library_option
 from app.progress import Moment, display, stop_on_signal, time_text
 from indexer import default_library_path, display_path
-from indexer.errors import LibraryNotFoundError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -78,9 +78,9 @@ def index(
 
     # Before the model is chosen: nobody wants to fetch one for a folder that is misspelt.
     check_folders(library_path, [os.path.realpath(folder) for folder in folders])
-    status = _status_of(library_path)
-    own_name = status.model.name if status and status.model else None
-    encoder = Encoder.load(model or own_name or _default_model(), precision=precision)
+    status = status_of(library_path)
+    name = model or model_for(status, notify=lambda line: click.echo(line, err=True))
+    encoder = Encoder.load(name, precision=precision)
     changes_model = _agree_on_change(library_path, status, encoder, is_agreed=yes)
     options: dict[str, Any] = {
         "retry_failed": retry_failed,
@@ -146,16 +146,6 @@ def _watch(
         )
 
 
-def _status_of(library_path: Path) -> LibraryStatus | None:
-    from indexer import LibraryReader
-
-    try:
-        with LibraryReader.open(library_path) as reader:
-            return reader.status()
-    except LibraryNotFoundError:
-        return None
-
-
 def _agree_on_change(
     library_path: Path, status: LibraryStatus | None, encoder: Encoder, *, is_agreed: bool
 ) -> bool:
@@ -194,12 +184,6 @@ def _embed_neutral_texts(encoder: Encoder) -> NDArray[np.float32]:
     from search.cutoff import NEUTRAL_TEXTS
 
     return encoder.encode_texts(NEUTRAL_TEXTS)
-
-
-def _default_model() -> str:
-    from model.registry import resolve_default
-
-    return resolve_default(notify=lambda line: click.echo(line, err=True))
 
 
 def _moment(progress: IndexProgress) -> Moment:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 from urllib.request import urlopen
 
+import numpy as np
 import pytest
 from PIL import Image
 from streamlit.testing.v1 import AppTest
@@ -66,6 +67,21 @@ def indexed_gallery(gallery: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     summary = index_folders(library, [gallery], Encoder.load("starter"), workers=1)
     assert (summary.indexed, summary.failed) == (12, [])
     return library
+
+
+@pytest.fixture(scope="session")
+def other_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model of the same make as the one in the package, with other weights."""
+    from safetensors.numpy import load_file, save_file
+
+    from model.registry import STARTER_FOLDER
+
+    folder = tmp_path_factory.mktemp("models") / "other"
+    shutil.copytree(STARTER_FOLDER, folder)
+    file = folder / "model.safetensors"
+    weights = {name: np.asarray(array * array.dtype.type(1.01)) for name, array in load_file(file).items()}
+    save_file(weights, file)
+    return folder
 
 
 @pytest.fixture

@@ -11,7 +11,8 @@ from streamlit.testing.v1 import AppTest
 
 from app.browser import indexing_panel
 from app.browser.indexing_job import DIED, AlreadyIndexingError, IndexingJob
-from indexer import LibraryReader
+from indexer import LibraryReader, index_folders
+from model import Encoder
 
 SECONDS_AT_MOST = 120
 
@@ -153,6 +154,96 @@ def test_a_process_that_dies_is_told(job: IndexingJob, pictures: Path, own_libra
     job.wait(SECONDS_AT_MOST)
     assert job.state is not None
     assert (job.state.is_running, job.state.error) == (False, DIED)
+
+
+def press(page: AppTest, label: str) -> AppTest:
+    """Press the button of this label."""
+    return next(button for button in page.button if button.label == label).click().run()
+
+
+def test_a_change_of_model_is_told_first_and_made_when_agreed(
+    job: IndexingJob, pictures: Path, own_library: Path, other_model: Path
+) -> None:
+    job.start(own_library, [pictures], model="starter")
+    job.wait(SECONDS_AT_MOST)
+    page = open_page()
+    page.selectbox(key="other_model").set_value("another one").run()
+    page.text_input(key="other_model_name").set_value(str(other_model)).run()
+    press(page, "See what it takes")
+    job.wait(SECONDS_AT_MOST)
+    page.run()
+    told = next(text.value for text in page.markdown if text.value.startswith("Moving"))
+    assert "6 pictures" in told
+    assert "on the disk" in told
+    assert "about 1 s" in told
+    with LibraryReader.open(own_library) as reader:
+        assert reader.model is not None
+        assert reader.model.name == "starter"
+    press(page, "Stay with starter")
+    assert job.state is None
+    assert [button.label for button in page.button if "Move" in button.label] == []
+    job.start(own_library, (), model=str(other_model), only_predict=True)
+    job.wait(SECONDS_AT_MOST)
+    page.run()
+    page.button[-2].click().run()
+    job.wait(SECONDS_AT_MOST)
+    page.run()
+    assert page.success[0].value.startswith("Done")
+    with LibraryReader.open(own_library) as reader:
+        assert reader.model is not None
+        assert reader.model.name == str(other_model)
+        assert len(reader) == 6
+
+
+def test_the_librarys_own_model_is_no_change_and_one_that_is_not_there_an_error(
+    job: IndexingJob, pictures: Path, own_library: Path, tmp_path: Path
+) -> None:
+    job.start(own_library, [pictures], model="starter")
+    job.wait(SECONDS_AT_MOST)
+    job.start(own_library, (), model="starter", only_predict=True)
+    job.wait(SECONDS_AT_MOST)
+    page = open_page()
+    assert any("already" in text.value for text in page.markdown)
+    press(page, "All right")
+    job.start(own_library, (), model=str(tmp_path / "nowhere"), only_predict=True)
+    job.wait(SECONDS_AT_MOST)
+    page.run()
+    assert "nowhere" in page.error[0].value
+    assert page.selectbox(key="other_model") is not None  # another can be tried
+
+
+def test_a_change_that_was_cut_short_can_be_gone_on_with_or_given_up(
+    job: IndexingJob, pictures: Path, own_library: Path, other_model: Path
+) -> None:
+    job.start(own_library, [pictures], model="starter")
+    job.wait(SECONDS_AT_MOST)
+    index_folders(
+        own_library, [], Encoder.load(other_model), change_model=True, workers=1, should_stop=lambda: True
+    )
+    page = open_page()
+    assert "on its way" in page.info[-1].value
+    press(page, "Give it up")
+    job.wait(SECONDS_AT_MOST)
+    page.run()
+    with LibraryReader.open(own_library) as reader:
+        status = reader.status()
+    assert status.next_model is None
+    assert status.model is not None
+    assert status.model.name == "starter"
+
+
+def test_a_prediction_can_be_cancelled(
+    job: IndexingJob, pictures: Path, own_library: Path, other_model: Path
+) -> None:
+    job.start(own_library, [pictures], model="starter")
+    job.wait(SECONDS_AT_MOST)
+    job.start(own_library, (), model=str(other_model), only_predict=True)
+    page = open_page()
+    job.pause()
+    job.wait(SECONDS_AT_MOST)
+    page.run()
+    assert not page.error
+    assert page.selectbox(key="other_model") is not None
 
 
 @pytest.mark.parametrize(
