@@ -57,7 +57,7 @@ def show() -> None:
         st.header("Files that could not be read")
         show_failures(reader.failures(), path)
     st.header("Model")
-    show_model(status, path)
+    show_model(status, None if is_served else path)
     st.caption(f"The library lies in {plain(shown(library_place()))}")
 
 
@@ -119,8 +119,8 @@ def show_failures(failures: Sequence[FileFailure], path: Path) -> None:
     )
 
 
-def show_model(status: LibraryStatus, path: Path) -> None:
-    """Show which model the library was made with, and the way to another."""
+def show_model(status: LibraryStatus, path: Path | None) -> None:
+    """Show which model the library was made with, and the way to another if it has a path."""
     model = status.model
     if model is None:
         st.write("None yet: the first indexing chooses it.")
@@ -132,6 +132,8 @@ def show_model(status: LibraryStatus, path: Path) -> None:
             "This is the small model that comes along and needs no network. It knows a few hundred everyday things; "
             "others know far more."
         )
+    if path is None:
+        return
     state = job.state if job.state is not None and job.state.library_path == path else None
     if state is not None and state.is_running and not state.only_predicts:
         return

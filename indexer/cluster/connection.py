@@ -31,6 +31,7 @@ ROWS_AT_ONCE: Final = 1_000
 _CONNECT_SECONDS: Final = 5.0
 _CALL_SECONDS: Final = 60.0
 _PAGE_ROWS: Final = 2_000  # with vectors of 768 numbers 6 MB, far below the 64 that one answer may have
+_LONGEST_CHAIN: Final = 8
 _NOT_FOUND, _NOT_LOADED, _UNREACHABLE = {4, 100}, {101, 503}, {2}
 _REFUSED = re.compile(
     r"unauthenticated|authenticat|auth check|permission denied|privilege|credential", re.IGNORECASE
@@ -209,6 +210,14 @@ class MilvusConnection:
         if callable(code):  # an error of the transport itself
             code, text = None, _one_line(str(getattr(error, "details", lambda: error)()))
         server = self.address.server
+        cause: BaseException | None = error
+        for _ in range(_LONGEST_CHAIN):  # the client also raises errors that are their own cause
+            if isinstance(cause, grpc.Call):
+                if cause.code() in {grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED}:
+                    # It calls every failure to connect by one name; the transport knows better.
+                    text = f"unauthenticated: {_one_line(str(cause.details()))}"
+                break
+            cause = None if cause is None else cause.__cause__
         if code in _NOT_FOUND and "collection" in text.lower():
             return CollectionNotFoundError(
                 f"There is no collection {self.address.collection} on the server {server} (any more). Fill it with"
