@@ -139,10 +139,20 @@ def summary_as_dict(summary: IndexSummary, model: str) -> dict[str, Any]:
         "offline_roots": [str(root) for root in summary.offline_roots],
         "notices": summary.notices,
         "seconds": round(summary.seconds, 3),
+        "stage_seconds": {stage: round(seconds, 3) for stage, seconds in summary.stage_seconds.items()},
         "interrupted": summary.interrupted,
         "library": str(summary.library_path),
         "model": model,
     }
+
+
+def print_profile(summary: IndexSummary) -> None:
+    """Print where an index run's time went."""
+    click.echo(
+        f"\nWhere {summary.seconds:,.1f} s went (stages run side by side, decoding in several processes):"
+    )
+    for stage, seconds in summary.stage_seconds.items():
+        click.echo(f"  {stage:<14}{seconds:>9,.2f} s of work  {seconds / summary.seconds:>6.0%} of the run")
 
 
 def failure_as_dict(failure: FileFailure) -> dict[str, Any]:

@@ -33,6 +33,7 @@ from indexer.formats import (
     is_named_like_raw,
     sniff,
 )
+from indexer.stopwatch import Stopwatch
 
 if TYPE_CHECKING:
     import numpy as np
@@ -185,6 +186,7 @@ def decode(
         preprocessor: Makes the pixels.
         limits: What the image may cost.
         may_be_heavy: Whether an image above `HEAVY_PIXELS` may be decoded now.
+        stopwatch: Told how long decoding and preprocessing took.
 
     Returns:
         Pixels as the preprocessor makes them, uint8 (height, width, 3), and what the image says of itself.
@@ -193,14 +195,18 @@ def decode(
         RefusedError: The image is too large, or its bytes are no image of its format.
         HeavyError: The image is heavy, and now is not the time.
     """
+    stopwatch = stopwatch or Stopwatch()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what Pillow warns of (odd tags, size) is judged here or harmless
         try:
-            image = open_image(file.data, file.format)
-            metadata = read_metadata(image)
-            shrink_while_decoding(image, preprocessor.minimum_side_pixels)
-            _check_pixels(image, limits, may_be_heavy=may_be_heavy)
-            return preprocessor(image), metadata
+            with stopwatch.time("decode"):
+                image = open_image(file.data, file.format)
+                metadata = read_metadata(image)
+                shrink_while_decoding(image, preprocessor.minimum_side_pixels)
+                _check_pixels(image, limits, may_be_heavy=may_be_heavy)
+                image.load()
+            with stopwatch.time("preprocess"):
+                return preprocessor(image), metadata
         except (RefusedError, HeavyError, MemoryError):
             raise
         except Exception as error:

@@ -58,7 +58,7 @@ class Decoded:
             `vanished`, or `died` and `hung` for a file that cost its worker.
         reason: Why, for all but `image`, `hash` and `heavy`.
         fields: `hash` (hex), `format`, `size_bytes`, `modified_ns`, `inode` as far as the file was read;
-            `metadata` of an image.
+            `metadata` of an image, and `seconds` by stage that it took.
         pixels: uint8 (height, width, 3) of an image.
     """
 

@@ -29,6 +29,7 @@ from indexer.decode import (
     decode,
     read_file,
 )
+from indexer.stopwatch import Stopwatch
 
 if TYPE_CHECKING:
     import numpy as np
@@ -73,8 +74,10 @@ def handle(
         the pixels of an image.
     """
     answer: dict[str, Any] = {}
+    stopwatch = Stopwatch()
     try:
-        file = read_file(path, limits)
+        with stopwatch.time("read and hash"):
+            file = read_file(path, limits)
         answer |= {
             "hash": file.content_hash.hex(),
             "format": file.format,
@@ -84,7 +87,7 @@ def handle(
         }
         if hash_only:
             return {**answer, "status": "hash"}, None
-        pixels, metadata = decode(file, preprocessor, limits, may_be_heavy=may_be_heavy)
+        pixels, metadata = decode(file, preprocessor, limits, may_be_heavy=may_be_heavy, stopwatch=stopwatch)
     except SkipError as error:
         return {**answer, "status": "skipped", "reason": str(error)}, None
     except HeavyError:
@@ -102,7 +105,8 @@ def handle(
     except OSError as error:
         reason = error.strerror or str(error)
         return {**answer, "status": "failed", "reason": f"the file cannot be read: {reason}"}, None
-    return {**answer, "status": "image", "metadata": vars(metadata), "shape": pixels.shape}, pixels
+    answer |= {"status": "image", "metadata": vars(metadata), "shape": pixels.shape}
+    return {**answer, "seconds": stopwatch.seconds}, pixels
 
 
 def _arm_timer(seconds: float) -> None:

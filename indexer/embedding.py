@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from indexer.decode import DecodeLimits
     from indexer.ledger import Ledger
+    from indexer.stopwatch import Stopwatch
     from indexer.tasks import Task
     from indexer.tower import ImageEncoder
 
@@ -38,6 +39,7 @@ class Embedding:
     Args:
         encoder: Makes the vectors.
         ledger: Gets what is complete.
+        stopwatch: Told where the time goes.
         limits: What one file may cost.
         workers: Decoding processes, at most.
         report: Called a few times a second.
@@ -48,6 +50,7 @@ class Embedding:
         self,
         encoder: ImageEncoder,
         ledger: Ledger,
+        stopwatch: Stopwatch,
         *,
         limits: DecodeLimits,
         workers: int,
@@ -56,6 +59,7 @@ class Embedding:
     ) -> None:
         self.encoder = encoder
         self.ledger = ledger
+        self.stopwatch = stopwatch
         self.limits = limits
         self.workers = workers
         self._report = report
@@ -73,7 +77,7 @@ class Embedding:
                     on_answer=wake.set,
                 )
             )
-            tower = stack.enter_context(Tower(self.encoder, wake))
+            tower = stack.enter_context(Tower(self.encoder, wake, self.stopwatch))
             self._loop(tasks, pool, tower, wake)
 
     def _loop(self, tasks: list[Task], pool: DecodePool, tower: Tower, wake: threading.Event) -> None:
@@ -126,7 +130,8 @@ class Embedding:
                 tower.submit(ready[:batch_size])
                 del ready[:batch_size]
                 ready_since = now
-            self.ledger.commit_if_due()
+            with self.stopwatch.time("catalog"):
+                self.ledger.commit_if_due()
             self._report()
             if is_stopping or (is_drained and not ready and tower.is_idle):
                 return
@@ -136,6 +141,7 @@ class Embedding:
     def _take(self, task: Task, answer: Decoded, in_flight: dict[tuple[bytes, int], list[Task]]) -> bool:
         """Decides what an answer means; returns whether the task's pixels go to the tower."""
         task.read_ns = time.time_ns()
+        self.stopwatch.add(answer.fields.pop("seconds", {}))
         if answer.status not in {"image", "hash"}:
             task.answer = answer
             self.ledger.add_unusable(task, answer)

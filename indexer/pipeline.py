@@ -33,6 +33,7 @@ from indexer.lock import writer_lock
 from indexer.paths import CATALOG_NAME, VECTORS_NAME, display_path, relative_to_root
 from indexer.progress import ProgressReport
 from indexer.records import IndexProgress, IndexSummary
+from indexer.stopwatch import Stopwatch
 from indexer.tasks import Counts, Scope
 from indexer.upkeep import (
     choose_approximate,
@@ -177,6 +178,7 @@ class _Run:
         self.change_model = change_model
         self.text_vectors = text_vectors
         self.counts = Counts()
+        self.stopwatch = Stopwatch()
         self.notices: list[str] = []
         self.new_roots: list[KnownRoot] = []
         self.is_interrupted = False
@@ -207,13 +209,15 @@ class _Run:
         ledger = Ledger(catalog, self.model, counts, comparison.vanished)
         scanned: list[Scope] = []
         try:
-            scanned.extend(scope for scope in scopes if comparison.look(scope))
-            comparison.guess_moves()
+            with self.stopwatch.time("scan"):
+                scanned.extend(scope for scope in scopes if comparison.look(scope))
+                comparison.guess_moves()
             counts.total = len(comparison.tasks)
             if not self.is_interrupted and comparison.tasks:
                 Embedding(
                     self.encoder,
                     ledger,
+                    self.stopwatch,
                     limits=self.limits,
                     workers=self.workers,
                     report=lambda: self._progress.tell("indexing", waiting=len(ledger)),
@@ -222,17 +226,20 @@ class _Run:
         except KeyboardInterrupt:
             self.is_interrupted = True
         finally:
-            ledger.commit()  # whatever went wrong, complete work is kept
+            with self.stopwatch.time("catalog"):
+                ledger.commit()  # whatever went wrong, complete work is kept
         try:
             self._progress.tell("finishing", force=True)
             if not self.is_interrupted:
-                self._finish(scanned, comparison, lacking)
-            if is_changing and not self.is_interrupted:
-                base = switch_model(catalog, self.active, self.model, base)
-            else:
-                base = renew_vector_file(catalog, self.active, base)
-            if not self.is_interrupted:
-                renew_approximate_index(catalog, base, self._watch_building, self.text_vectors)
+                with self.stopwatch.time("catalog"):
+                    self._finish(scanned, comparison, lacking)
+            with self.stopwatch.time("vector index"):
+                if is_changing and not self.is_interrupted:
+                    base = switch_model(catalog, self.active, self.model, base)
+                else:
+                    base = renew_vector_file(catalog, self.active, base)
+                if not self.is_interrupted:
+                    renew_approximate_index(catalog, base, self._watch_building, self.text_vectors)
             self._progress.tell("finishing", force=True)
         except (KeyboardInterrupt, BuildStoppedError):  # each step is whole or not done at all
             self.is_interrupted = True
@@ -262,6 +269,7 @@ class _Run:
             notices=self.notices,
             interrupted=self.is_interrupted,
             seconds=time.monotonic() - started,
+            stage_seconds=self.stopwatch.seconds,
         )
 
     def _say_nothing_found(self, scopes: list[Scope], comparison: Comparison) -> str:

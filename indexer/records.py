@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from model.identity import ModelIdentity
@@ -135,6 +136,7 @@ class IndexSummary:
         notices: Sentences that people should read: a repaired index, a folder inside another.
         interrupted: True if the run was stopped; what was done is kept, and the next run goes on from there.
         seconds: Duration of the run.
+        stage_seconds: Where it went: seconds of work by stage. Stages run side by side, decoding in several processes.
     """
 
     library_path: Path
@@ -151,6 +153,7 @@ class IndexSummary:
     notices: list[str]
     interrupted: bool
     seconds: float
+    stage_seconds: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

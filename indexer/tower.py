@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from indexer.decode import Preprocessor
+    from indexer.stopwatch import Stopwatch
     from indexer.tasks import Task
     from model.identity import ModelIdentity
 
@@ -45,11 +46,13 @@ class Tower:
     Args:
         encoder: The model.
         wake: Set when a batch is done.
+        stopwatch: Told how long the encoder worked.
     """
 
-    def __init__(self, encoder: ImageEncoder, wake: threading.Event) -> None:
+    def __init__(self, encoder: ImageEncoder, wake: threading.Event, stopwatch: Stopwatch) -> None:
         self._encoder = encoder
         self._wake = wake
+        self._stopwatch = stopwatch
         self._batches: queue.SimpleQueue[list[Task] | None] = queue.SimpleQueue()
         self._results: queue.SimpleQueue[tuple[list[Task], Any]] = queue.SimpleQueue()
         self._open = 0
@@ -101,7 +104,8 @@ class Tower:
         while (batch := self._batches.get()) is not None and not self._stop:
             result: Any
             try:
-                result = self._encoder.encode_pixels(np.stack([_pixels(task) for task in batch]))
+                with self._stopwatch.time("tower"):
+                    result = self._encoder.encode_pixels(np.stack([_pixels(task) for task in batch]))
             except BaseException as error:  # noqa: BLE001  (raised again in the main thread)
                 result = error
             for task in batch:

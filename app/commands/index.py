@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     default=None,
     help="Answer through an approximate index from now on, or exactly.  [default: as large a library needs]",
 )
+@click.option("--profile", is_flag=True, help="Tell at the end where the time went.")
 @click.option("--watch", is_flag=True, help="Go on, and index whatever changes, until Ctrl-C.")
 @library_option
 @json_option
@@ -63,6 +64,7 @@ def index(
     max_megapixels: int | None,
     precision: str | None,
     approximate: bool | None,
+    profile: bool,
     watch: bool,
     library_path: Path,
     as_json: bool,
@@ -107,6 +109,8 @@ def index(
     else:
         is_default = library_path == default_library_path()
         output.print_summary(summary, model_name, is_default_library=is_default)
+        if profile:
+            output.print_profile(summary)
     if summary.interrupted:
         raise click.exceptions.Exit(EXIT_INTERRUPTED)
     if summary.failed and not (summary.indexed or summary.unchanged or summary.moved or summary.restored):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -350,3 +351,13 @@ def _wait_for(is_so: Callable[[], bool]) -> None:
     while not is_so():
         assert time.monotonic() < deadline
         time.sleep(0.1)
+
+
+def test_a_profile_tells_where_the_time_of_an_index_run_went(run: Run, pictures: Path) -> None:
+    said = run("index", pictures, "--profile").out
+    stages = ("scan", "read and hash", "decode", "preprocess", "tower", "catalog", "vector index")
+    for stage in stages:
+        assert re.search(rf"^  {stage} +[\d,.]+ s of work +\d+% of the run$", said, re.MULTILINE), stage
+    counted = run("index", pictures, "--json").json["stage_seconds"]
+    assert "tower" not in counted  # nothing was new
+    assert counted["scan"] > 0
