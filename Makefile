@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 UV := $(shell command -v uv 2>/dev/null)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup index app test test-faults test-cluster lint format screenshots lock clean run-test-cluster
+.PHONY: help setup index app test test-faults test-cluster bench lint format screenshots lock clean run-test-cluster
 
 help: ## list the targets
 	@grep -hE '^[a-z][a-z-]*:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 26
@@ -36,6 +36,9 @@ test-cluster: ## the tests with Ray and Milvus, in .venv-cluster
 
 run-test-cluster: $(VENV)/.installed-cluster
 	$(BIN)/python -m pytest tests/cluster
+
+bench: $(VENV)/.installed-dev .venv-peers/.installed ## measure speed beside the peers, into docs/speed.md (an hour)
+	$(BIN)/python -m benchmarks.speed
 
 lint: $(VENV)/.installed-dev ## check style, types and who imports whom
 	$(BIN)/ruff check .
@@ -89,4 +92,10 @@ $(VENV)/.installed-dev: requirements-dev.lock $(VENV)/.installed
 
 $(VENV)/.installed-cluster: requirements-cluster.lock pyproject.toml
 	$(call install,requirements-cluster.lock)
+	@touch $@
+
+# PyTorch and ONNX Runtime never come into our own environment.
+.venv-peers/.installed: benchmarks/peers/requirements.txt benchmarks/peers/install.py
+	@$(PYTHON) -m venv .venv-peers
+	.venv-peers/bin/python benchmarks/peers/install.py
 	@touch $@

@@ -53,7 +53,7 @@ def run(*command: str, environment: dict[str, str]) -> Cost:
     def watch() -> None:
         nonlocal peak
         while process.poll() is None:
-            peak = max(peak, _family_bytes(process.pid))
+            peak = max(peak, family_bytes(process.pid))
             time.sleep(0.05)
 
     watcher = threading.Thread(target=watch)
@@ -67,7 +67,7 @@ def run(*command: str, environment: dict[str, str]) -> Cost:
     return Cost(time.perf_counter() - started, cpu, peak)
 
 
-def _family_bytes(pid: int) -> int:
+def family_bytes(pid: int) -> int:
     """Memory of a process and its children. Proportional set size: pages that several share count once."""
     total = 0
     try:
@@ -90,7 +90,7 @@ import numpy as np
 from indexer import read_pixels
 from model import Encoder
 
-encoder = Encoder.load("starter")
+encoder = Encoder.load(sys.argv[2])
 files = [path for path in sorted(Path(sys.argv[1]).rglob("*")) if path.is_file()]
 first = read_pixels(files[0], encoder.preprocessor)
 started = time.process_time()
@@ -112,12 +112,21 @@ def main() -> None:
     )
     arguments.add_argument("folder", type=Path)
     arguments.add_argument("--runs", type=int, default=3)
+    arguments.add_argument("--model", default="starter")
     options = arguments.parse_args()
     with tempfile.TemporaryDirectory() as name:
-        measure(options.folder, options.runs, Path(name))
+        table = measure(options.folder, options.runs, Path(name), model=options.model)
+    print(
+        f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
+    )
+    print(f"median (least to most) of {options.runs} runs")
+    for key, value in table.items():
+        print(f"  {key:<36}{value}")
+    print(json.dumps(table))
 
 
-def measure(folder: Path, runs: int, scratch: Path) -> None:
+def measure(folder: Path, runs: int, scratch: Path, *, model: str) -> dict[str, str]:
+    """Measure, in folders below `scratch`; figures by name."""
     library = scratch / "library"
     environment = os.environ | {
         "IMAGO_LIBRARY": str(library),
@@ -129,19 +138,19 @@ def measure(folder: Path, runs: int, scratch: Path) -> None:
         return run(sys.executable, "-m", "app", *words, environment=environment)
 
     one = scratch / "one"
-    one.mkdir()
+    one.mkdir(parents=True)
     shutil.copy(next(path for path in sorted(folder.rglob("*")) if path.is_file()), one)
     firsts, seconds, fixed, parts = [], [], [], []
     for number in range(runs + 1):
         shutil.rmtree(library, ignore_errors=True)
-        first = imago("index", str(folder), "--model", "starter")
+        first = imago("index", str(folder), "--model", model)
         second = imago("index", str(folder))
         imago("search", "dog")
         shutil.rmtree(library)
-        alone = imago("index", str(one), "--model", "starter")
+        alone = imago("index", str(one), "--model", model)
         shutil.rmtree(library)
         output = subprocess.run(
-            [sys.executable, "-c", PARTS, str(folder)],
+            [sys.executable, "-c", PARTS, str(folder), model],
             env=environment,
             check=True,
             capture_output=True,
@@ -152,7 +161,7 @@ def measure(folder: Path, runs: int, scratch: Path) -> None:
             seconds.append(second)
             fixed.append(alone)
             parts.append([float(word) for word in output.split()])
-    imago("index", str(folder), "--model", "starter")
+    imago("index", str(folder), "--model", model)
     searches = [imago("search", "dog") for _ in range(2 * runs + 1)][1:]
 
     def middle(values: list[float]) -> str:
@@ -163,7 +172,7 @@ def measure(folder: Path, runs: int, scratch: Path) -> None:
         (run.cpu_seconds - alone.cpu_seconds - part[1] - part[2]) / run.cpu_seconds
         for run, alone, part in zip(firsts, fixed, parts, strict=True)
     ]
-    table = {
+    return {
         "pictures": f"{files:.0f}",
         "first index, seconds": middle([cost.wall_seconds for cost in firsts]),
         "first index, images a second": middle([files / cost.wall_seconds for cost in firsts]),
@@ -176,13 +185,6 @@ def measure(folder: Path, runs: int, scratch: Path) -> None:
         "second index, seconds": middle([cost.wall_seconds for cost in seconds]),
         "cold search, seconds": middle([cost.wall_seconds for cost in searches]),
     }
-    print(
-        f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
-    )
-    print(f"median (least to most) of {runs} runs")
-    for key, value in table.items():
-        print(f"  {key:<36}{value}")
-    print(json.dumps(table))
 
 
 if __name__ == "__main__":

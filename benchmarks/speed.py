@@ -1,0 +1,392 @@
+"""All figures of speed in one go, beside those of the peers: `make bench`.
+
+    .venv/bin/python -m benchmarks.speed [--only NAME ...] [--rounds 3] [--out docs/speed] [--photos FOLDER]
+
+Writes OUT.md and OUT.json with the machine's description. What is compared is measured in turns, round by round, each
+engine in a process of its own, and told as the median of the rounds' ratios: machines are shared, and a ratio taken
+within a minute says more than a figure. Warm-up and compilation are never measured. Weights are random, which costs the
+same as any; the peers' environment (`.venv-peers`) is made by `make bench`, and without it their columns stay empty.
+
+towers    ViT-B/32, 224 pixels, batch 32: images a second, against ONNX Runtime and PyTorch
+text      one short query through the text tower of the same model, warm
+accuracy  the worst cosine between a photograph's vectors in this machine's precision and in float32
+folder    `imago index` over 12-megapixel JPEGs, whole run, against full decode and ONNX Runtime in a loop
+search    `imago search` as a new process, 100,000 images, base-size model
+rerun     `imago index` again over 100,000 unchanged files, and the memory of the run that embedded them
+overhead  what `imago index` spends beyond its decoder and its tower (benchmarks/foundation.py)
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import os
+import platform
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import psutil
+from PIL import Image
+
+from benchmarks.foundation import family_bytes, measure, run
+
+PEERS = Path(".venv-peers/bin/python")
+PEER_SCRIPTS = Path(__file__).with_name("peers")
+ENGINES = ("onnxruntime-float32", "torch-float32", "torch-bfloat16", "torch-bfloat16-compiled")
+
+
+@dataclass
+class Line:
+    """One line of the table.
+
+    Attributes:
+        what: was measured.
+        value: with its unit, and its spread.
+        target: that the project set itself; empty where it is there to compare only.
+    """
+
+    what: str
+    value: str
+    target: str = ""
+
+
+@dataclass
+class Bench:
+    """What the sections share."""
+
+    scratch: Path
+    rounds: int
+    photos: Path | None
+    images: int
+    lines: list[Line] = field(default_factory=list)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return os.environ | {
+            "IMAGO_LIBRARY": str(self.scratch / "library"),
+            "IMAGO_CACHE": str(self.scratch / "cache"),
+            "HF_HUB_OFFLINE": "1",
+        }
+
+    @property
+    def base(self) -> Path:
+        """A CLIP ViT-B/32 with random weights, made at first need."""
+        folder = self.scratch / "base-size"
+        if not folder.exists():
+            self._make_base(folder)
+        return folder
+
+    @staticmethod
+    def _make_base(folder: Path) -> None:
+        from flax import nnx
+
+        from model import CLIPModel
+
+        settings = {
+            "model_type": "clip",
+            "projection_dim": 512,
+            "text_config": {"model_type": "clip_text_model"},
+            "vision_config": {"model_type": "clip_vision_model", "patch_size": 32},
+        }
+        CLIPModel(CLIPModel.configuration_class.from_dict(settings), rngs=nnx.Rngs(0)).save_pretrained(folder)
+        (folder / "preprocessor_config.json").write_text(
+            json.dumps({"image_processor_type": "CLIPImageProcessor", "size": {"shortest_edge": 224}})
+        )
+
+    def add(self, what: str, values: list[float], unit: str, target: str = "", digits: int = 2) -> None:
+        middle, low, high = statistics.median(values), min(values), max(values)
+        spread = f" ({low:,.{digits}f} to {high:,.{digits}f})" if len(values) > 1 else ""
+        self.lines.append(Line(what, f"{middle:,.{digits}f}{spread}{unit}", target))
+        print(f"{what}: {self.lines[-1].value}   {target}", flush=True)
+
+    def ours(self, *words: str) -> dict[str, float]:
+        command = [sys.executable, "-m", "benchmarks.tower", *words]
+        return _json_of(command, self.environment)
+
+    def peer(self, script: str, *words: str) -> dict[str, float] | None:
+        if not PEERS.exists():
+            return None
+        return _json_of(
+            [str(PEERS), str(PEER_SCRIPTS / script), *words], os.environ | {"HF_HUB_OFFLINE": "1"}
+        )
+
+    def imago(self, *words: str):
+        return run(sys.executable, "-m", "app", *words, environment=self.environment)
+
+
+def _json_of(command: list[str], environment: dict[str, str]) -> dict[str, float] | None:
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        print(f"{' '.join(command)} failed:\n{done.stderr[-2000:]}", file=sys.stderr)
+        return None
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def towers(bench: Bench) -> None:
+    base = str(bench.base)
+    figures: dict[str, list[float]] = {}
+    for _ in range(bench.rounds):
+        for precision in ("auto", "float32"):
+            own = bench.ours(base, "--precision", precision)
+            figures.setdefault(f"imago-{precision}", []).append(own["images_per_second"])
+        for engine in ENGINES:
+            found = bench.peer("tower.py", base, engine)
+            if found is not None:
+                figures.setdefault(engine, []).append(found["images_per_second"])
+    for name, values in figures.items():
+        bench.add(f"ViT-B/32 image tower, {name}", values, " images/s", digits=1)
+    targets = {
+        ("imago-auto", "torch-bfloat16-compiled"): "at least 1.25 where there is AMX or VNNI",
+        ("imago-auto", "torch-bfloat16"): "",
+        ("imago-auto", "onnxruntime-float32"): "at least 5 where there is AMX or VNNI",
+        ("imago-float32", "onnxruntime-float32"): "at least 1 everywhere",
+    }
+    for (own, peer), target in targets.items():
+        if peer in figures:
+            ratios = [ours / theirs for ours, theirs in zip(figures[own], figures[peer], strict=True)]
+            bench.add(f"{own} against {peer}", ratios, " times", target)
+
+
+def text(bench: Bench) -> None:
+    values = [bench.ours(str(bench.base), "--calls", "10")["text_p50_ms"] for _ in range(bench.rounds)]
+    bench.add("text query, warm, base-size text tower, p50", values, " ms", "under 10 ms", digits=1)
+
+
+def accuracy(bench: Bench) -> None:
+    from model import Encoder
+
+    files = sorted((bench.photos or _drawn(bench.scratch / "drawn", 64)).rglob("*.jpg"))[:256]
+    for name in (str(bench.base), "starter"):
+        vectors = []
+        for precision in ("auto", "float32"):
+            encoder = Encoder.load(name, precision=precision)
+            pixels = [encoder.preprocessor(Image.open(path)) for path in files]
+            vectors.append(encoder.encode_pixels(np.stack(pixels)))
+        worst = float((vectors[0] * vectors[1]).sum(axis=1).min())
+        shown = "starter" if name == "starter" else "ViT-B/32, random weights"
+        source = "photographs" if bench.photos else "drawn pictures"
+        bench.add(
+            f"worst cosine to float32, {len(files)} {source}, {shown}",
+            [worst],
+            "",
+            "at least 0.999",
+            digits=6,
+        )
+
+
+def folder(bench: Bench) -> None:
+    photos = _large_photos(bench.scratch / "large", 200)
+    if bench.peer("tower.py", str(bench.base), "onnxruntime-float32", "--calls", "1") is None:
+        print("without the peers there is nothing to compare the folder with")
+    words = ("index", str(photos), "--model", str(bench.base))
+    bench.imago(*words)  # compiles
+    own, theirs = [], []
+    for _ in range(bench.rounds):
+        shutil.rmtree(bench.scratch / "library")
+        own.append(bench.imago(*words).wall_seconds)
+        found = bench.peer("folder.py", str(bench.base), str(photos))
+        theirs += [found["seconds"]] if found else []
+    bench.add("200 JPEGs of 12 megapixels, `imago index`, whole run", own, " s", digits=1)
+    if theirs:
+        bench.add("the same, full decode and ONNX Runtime float32 in a loop", theirs, " s", digits=1)
+        ratios = [slow / fast for slow, fast in zip(theirs, own, strict=True)]
+        bench.add("`imago index` against that loop", ratios, " times", "at least 5")
+    shutil.rmtree(bench.scratch / "library")
+
+
+def search(bench: Bench) -> None:
+    from benchmarks.api_load import make_library
+    from model import Encoder
+
+    library = bench.scratch / "large-library"
+    make_library(library, bench.images, Encoder.load(bench.base).identity)
+    words = ("search", "a red car", "--library", str(library))
+    bench.imago(*words)
+    bench.imago(*words)
+    values = [bench.imago(*words).wall_seconds for _ in range(3 * bench.rounds)]
+    bench.add(f"cold `imago search`, base-size model, {bench.images:,} images", values, " s", "under 1.5 s")
+
+
+def rerun(bench: Bench) -> None:
+    pictures = _small_pictures(bench.scratch / "small", bench.images)
+    words = ("index", str(pictures), "--model", "starter")
+    memory: list[int] = []
+    started = time.perf_counter()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "app", *words],
+        env=bench.environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    done = threading.Event()
+    threading.Thread(target=lambda: (process.wait(), done.set())).start()
+    while not done.wait(1):
+        memory.append(family_bytes(process.pid))
+    seconds = time.perf_counter() - started
+    bench.add(f"first index of {bench.images:,} small pictures, starter", [seconds], " s", digits=0)
+    for share in (0.25, 0.5, 0.75, 0.98):
+        now = memory[int(share * (len(memory) - 1))] / 2**30
+        bench.add(f"memory of all its processes at {share:.0%} of the time", [now], " GiB", "flat")
+    values = [bench.imago("index", str(pictures)).wall_seconds for _ in range(bench.rounds)]
+    bench.add(f"second run over {bench.images:,} unchanged files", values, " s", "under 3 s")
+    shutil.rmtree(bench.scratch / "library")
+
+
+def overhead(bench: Bench) -> None:
+    photos = bench.photos or _drawn(bench.scratch / "thousand", 1000)
+    for model in ("starter", str(bench.base)):
+        found = measure(photos, bench.rounds, bench.scratch / "foundation", model=model)
+        shutil.rmtree(bench.scratch / "foundation")
+        name = "starter" if model == "starter" else "base-size model"
+        target = {"overhead": "under 0.10", "peak memory of all processes, GiB": "under 2.5"}
+        for key, value in found.items():
+            if key in {"first index, images a second", *target}:
+                self_target = "" if model == "starter" and "memory" in key else target.get(key, "")
+                bench.lines.append(Line(f"{key}, {found['pictures']} pictures, {name}", value, self_target))
+                print(f"{key}, {name}: {value}", flush=True)
+
+
+SECTIONS = {
+    section.__name__: section for section in (towers, text, accuracy, folder, search, rerun, overhead)
+}
+
+
+def _drawn(folder: Path, count: int) -> Path:
+    """Pictures of 500x375 pixels with detail at every scale."""
+    if not folder.exists():
+        folder.mkdir(parents=True)
+        for number in range(count):
+            _noise(number, 500, 375).save(folder / f"{number:05}.jpg", quality=90)
+    return folder
+
+
+def _large_photos(folder: Path, count: int) -> Path:
+    """JPEGs of 4000x3000 pixels, each drawn ten times, with other bytes after its end."""
+    if not folder.exists():
+        folder.mkdir(parents=True)
+        for number in range(0, count, 10):
+            buffer = io.BytesIO()
+            _noise(number, 4000, 3000).save(buffer, "JPEG", quality=93)
+            for copy in range(number, number + 10):
+                (folder / f"{copy:05}.jpg").write_bytes(buffer.getvalue() + f"{copy}".encode())
+    return folder
+
+
+def _small_pictures(folder: Path, count: int) -> Path:
+    """JPEGs of 96x72 pixels, a thousand in a folder, each drawn a hundred times, with other bytes after its end."""
+    if not folder.exists():
+        for number in range(0, count, 100):
+            buffer = io.BytesIO()
+            _noise(number, 96, 72).save(buffer, "JPEG")
+            place = folder / f"{number // 1000:04}"
+            place.mkdir(parents=True, exist_ok=True)
+            for copy in range(number, number + 100):
+                (place / f"{copy:07}.jpg").write_bytes(buffer.getvalue() + f"{copy}".encode())
+    return folder
+
+
+def _noise(seed: int, width: int, height: int) -> Image.Image:
+    """A picture with as much detail at each scale as photographs have, roughly: octaves of noise, halved each time."""
+    random = np.random.default_rng(seed)
+    total = np.zeros((height, width, 3), np.float32)
+    cells, strength = 4, 70.0
+    while cells < width:
+        rows = max(2, cells * height // width)
+        octave = random.standard_normal((rows, cells, 3)).astype(np.float32)
+        for channel in range(3):
+            plane = Image.fromarray(octave[..., channel])
+            total[..., channel] += strength * np.asarray(
+                plane.resize((width, height), Image.Resampling.BICUBIC)
+            )
+        cells, strength = cells * 2, strength * 0.55
+    return Image.fromarray(np.clip(total + 128, 0, 255).astype(np.uint8))
+
+
+def machine() -> dict[str, str]:
+    from model.machine import best_precision, processor_flags
+
+    names = ("amx_bf16", "amx_int8", "avx512_bf16", "avx512_vnni", "avx_vnni", "avx512f", "avx2")
+    processor = next(
+        (
+            line.partition(":")[2].strip()
+            for line in _lines(Path("/proc/cpuinfo"))
+            if line.startswith("model name")
+        ),
+        platform.processor() or platform.machine(),
+    )
+    return {
+        "processor": processor,
+        "cores": str(os.cpu_count()),
+        "instructions": ", ".join(name for name in names if name in processor_flags()) or "not told",
+        "memory": f"{psutil.virtual_memory().total / 2**30:.0f} GiB",
+        "precision": f"{best_precision().precision}, because {best_precision().reason}",
+        "system": platform.platform(terse=True),
+        "python": platform.python_version(),
+        **{name: version(name) for name in ("jax", "jaxlib", "flax", "faiss-cpu", "pillow")},
+    }
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text().splitlines()
+    except OSError:
+        return []
+
+
+def markdown(lines: list[Line], description: dict[str, str], command: str) -> str:
+    told = "\n".join(f"- {key}: {value}" for key, value in description.items())
+    rows = "\n".join(f"| {line.what} | {line.value} | {line.target} |" for line in lines)
+    return (
+        "# Speed, measured\n\n"
+        f"Made by `{command}`; what each line means is said in `benchmarks/speed.py`. Medians of the rounds, with the "
+        "least and the most in brackets; warm-up is not measured.\n\n"
+        f"{told}\n\n| What | Measured | Target |\n| --- | --- | --- |\n{rows}\n"
+    )
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    arguments.add_argument("--only", nargs="+", choices=SECTIONS, default=list(SECTIONS))
+    arguments.add_argument("--rounds", type=int, default=3)
+    arguments.add_argument("--out", type=Path, default=Path("docs/speed"))
+    arguments.add_argument("--photos", type=Path, help="real photographs, for `accuracy` and `overhead`")
+    arguments.add_argument("--images", type=int, default=100_000, help="of `search` and `rerun`")
+    options = arguments.parse_args()
+    saved = options.out.with_suffix(".json")
+    sections = json.loads(saved.read_text())["sections"] if saved.exists() else {}
+    if not PEERS.exists():
+        print("There is no .venv-peers: the peers' columns stay empty. `make bench` makes it.")
+    with tempfile.TemporaryDirectory() as name:
+        bench = Bench(Path(name), options.rounds, options.photos, options.images)
+        os.environ["IMAGO_CACHE"] = bench.environment["IMAGO_CACHE"]
+        for section in options.only:
+            bench.lines = []
+            SECTIONS[section](bench)
+            sections[section] = [asdict(line) for line in bench.lines]
+            # After each, so that nothing is lost when a long run is stopped.
+            _save(options.out, sections)
+
+
+def _save(out: Path, sections: dict[str, list[dict[str, str]]]) -> None:
+    description = machine()
+    ordered = {name: sections[name] for name in SECTIONS if name in sections}
+    content = {"machine": description, "sections": ordered}
+    out.with_suffix(".json").write_text(json.dumps(content, indent=2) + "\n")
+    lines = [Line(**line) for found in ordered.values() for line in found]
+    out.with_suffix(".md").write_text(markdown(lines, description, "make bench"))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,78 @@
+"""How many images a second our vision tower takes, and texts its text tower: prints one JSON object.
+
+    .venv/bin/python -m benchmarks.tower MODEL [--precision auto] [--batch 32] [--calls 8] [--peak-tflops 989]
+
+With --peak-tflops, what the accelerator could do at most in that precision, also the share of it that the tower uses:
+twice the multiplications of its matrix products, against the clock. Compiling and two calls are not measured.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+
+import numpy as np
+
+from model import Encoder
+from model.registry import find_model
+
+QUERIES = [
+    f"a {colour} {thing}" for colour in ("red", "blue", "wet", "old") for thing in ("car", "dog", "tree")
+]
+
+
+def tower_flops(settings: dict, side_pixels: int) -> float:
+    """Floating point operations of a ViT's matrix products for one image; a multiplication and an addition are two."""
+    vision = settings["vision_config"]
+    width, inner, patch = vision["hidden_size"], vision["intermediate_size"], vision["patch_size"]
+    patches = (side_pixels // patch) ** 2
+    tokens = patches + 1
+    block = 2 * tokens * (4 * width * width + 2 * width * inner) + 4 * tokens * tokens * width
+    return vision["num_hidden_layers"] * block + 2 * patches * 3 * patch * patch * width
+
+
+def seconds_of(call, calls: int) -> list[float]:
+    seconds = []
+    for number in range(calls + 2):
+        started = time.perf_counter()
+        call(number)
+        if number >= 2:
+            seconds.append(time.perf_counter() - started)
+    return seconds
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    arguments.add_argument("model")
+    arguments.add_argument("--precision", default="auto")
+    arguments.add_argument("--batch", type=int, default=32)
+    arguments.add_argument("--calls", type=int, default=8)
+    arguments.add_argument("--peak-tflops", type=float)
+    options = arguments.parse_args()
+    encoder = Encoder.load(options.model, precision=options.precision)
+    side = encoder.preprocessor.input_height_pixels
+    pixels = np.random.default_rng(0).integers(0, 256, (options.batch, side, side, 3), dtype=np.uint8)
+    images = options.batch / statistics.median(
+        seconds_of(lambda _: encoder.encode_pixels(pixels), options.calls)
+    )
+    texts = seconds_of(
+        lambda number: encoder.encode_texts([QUERIES[number % len(QUERIES)]]), 10 * options.calls
+    )
+    found = {
+        "precision": encoder.precision,
+        "images_per_second": images,
+        "text_p50_ms": 1000 * statistics.median(texts),
+    }
+    if options.peak_tflops:
+        settings = json.loads((find_model(options.model).folder / "config.json").read_text())
+        flops = images * tower_flops(settings, side)
+        found["flop_utilisation"] = flops / (options.peak_tflops * 1e12)
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()
