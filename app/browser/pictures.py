@@ -7,11 +7,12 @@ library, and what lies there must still have that hash.
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from starlette.concurrency import run_in_threadpool
-from starlette.responses import JSONResponse, PlainTextResponse, RedirectResponse, Response
+from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Route
 
 from app import thumbnails
@@ -24,11 +25,13 @@ from search import SearchError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from starlette.requests import Request
 
     from indexer.records import ImageRecord
+
+WORLD = Path(__file__).parent / "world.json"
+"""The outline of the world behind a picture's place: maps from elsewhere would tell others where one was."""
 
 _CONTENT_HASH = re.compile(r"[0-9a-f]{64}")
 
@@ -63,7 +66,8 @@ def picture_routes(library_path: Path | str) -> list[Route]:
         return _picture(thumbnails.view(record.path, record.content_hash), "image/jpeg")
 
     def details(record: ImageRecord) -> Response:
-        return JSONResponse({"path": shown(record.path), "facts": facts_of(record)}, headers=HEADERS)
+        about = {"path": shown(record.path), "facts": facts_of(record), "place": place_of(record)}
+        return JSONResponse(about, headers=HEADERS)
 
     def thumbnail_by_id(request: Request) -> Response:
         record = _record(library_path, request.path_params["image_id"])
@@ -87,6 +91,7 @@ def picture_routes(library_path: Path | str) -> list[Route]:
         Route(f"{base}/details.json", by_id(details)),
         Route(f"{base}/original", by_id(_original)),
         Route("/pictures/{image_id:int}/thumbnail.webp", thumbnail_by_id),
+        Route("/world.json", _world),
         Route("/maps/{name}-{state:int}.bin", points),
         Route("/uploads", _upload, methods=["POST"]),
         Route("/uploads/{name}.webp", _upload_thumbnail),
@@ -101,6 +106,18 @@ def _record(library_path: Path | str, image_id: int, content_hash: str | None = 
     except (LibraryError, ImageGoneError, OverflowError):
         return None
     return record if content_hash in {None, record.content_hash} else None
+
+
+def place_of(record: ImageRecord) -> dict[str, float] | None:
+    """Return where a picture was taken, None where it does not say or says what no place on Earth is."""
+    latitude, longitude = record.latitude, record.longitude
+    if latitude is None or longitude is None or abs(latitude) > 90 or abs(longitude) > 180:
+        return None
+    return {"latitude": latitude, "longitude": longitude}
+
+
+def _world(_request: Request) -> Response:
+    return FileResponse(WORLD, headers=HEADERS | {"Cache-Control": "private, max-age=86400"})
 
 
 def _picture(data: bytes | None, media_type: str) -> Response | None:

@@ -63,8 +63,9 @@ def show() -> None:
     # The field stands there before the search begins: the first one of all waits for the model.
     problem = problem_of(query)
     show_field(query, problem)
+    among, part_problem = part_of_map(library)
     with st.sidebar:
-        if problem is None:
+        if problem is None and part_problem is None:
             question = Question(parsed(query).filters, address.within())
             show_filters(
                 lambda: counter.of(library, library_state(), question),
@@ -75,8 +76,12 @@ def show() -> None:
             st.caption("Filters come back when the query can be understood.")
     if problem is not None:
         return
+    if address.within():
+        show_part(among)
+    if part_problem is not None:
+        complain(part_problem)
+        return
     try:
-        among = part_of_map(library)
         if copied is None and not query:
             show_latest(library, among)
             return
@@ -94,24 +99,25 @@ def show() -> None:
         show_nothing(query, answer)
 
 
-def part_of_map(library: Library) -> NDArray[np.int64] | None:
-    """Return the ids of the part of the map that the address names, and show it; None for all pictures.
-
-    Raises:
-        QueryError: There is no such part (any more).
-    """
+def part_of_map(library: Library) -> tuple[NDArray[np.int64] | None, SearchError | None]:
+    """Return the ids of the part of the map in the address, None for all pictures, and what is wrong with it."""
     text = address.within()
     if not text:
-        return None
+        return None, None
+    try:
+        return maps.region(library, library_state(), text), None
+    except SearchError as error:
+        return None, error
+
+
+def show_part(ids: NDArray[np.int64] | None) -> None:
+    """Show that only a part of the map is searched, None for one that is not there, and the way out of it."""
     with st.container(horizontal=True, vertical_alignment="center"):
-        try:
-            ids = maps.region(library, library_state(), text)
+        if ids is not None:
             number = f"{len(ids):,} picture{'s' if len(ids) != 1 else ''}"
             st.markdown(f":material/explore: Among **{number}** of the map", width="content")
             st.button("Show on the map", on_click=show_on_map)
-        finally:
-            st.button("All pictures", icon=":material/close:", on_click=address.leave_part)
-    return ids
+        st.button("All pictures", icon=":material/close:", on_click=address.leave_part)
 
 
 def show_on_map() -> None:

@@ -6,6 +6,7 @@
 const GAP = 8;
 const CAPTION_HEIGHT = 22;
 const HEADER_HEIGHT = 44;
+const REGION_DEGREES = 14; // of latitude: a country and its neighbours
 const MARGIN_SCREENS = 1; // rows this many windows above and below are kept, so that scrolling shows no holes
 
 export default function ({ data, parentElement, setTriggerValue }) {
@@ -324,6 +325,7 @@ class Viewer {
     this.counter = make("span", { class: "counter" });
     this.facts = make("dl");
     this.note = make("p", { class: "note", role: "status" });
+    this.place = new PlaceMap();
     const icon = (name, label, action, extra = {}) =>
       make("button", { type: "button", class: "icon", "aria-label": label, title: label, onclick: action, ...extra }, glyph(name));
     this.previous = icon("previous", "Previous picture (left arrow)", () => this.step(-1), { class: "icon previous" });
@@ -352,6 +354,7 @@ class Viewer {
         ),
         this.note,
         this.facts,
+        this.place.root,
       ),
     );
     this.dialog.addEventListener("cancel", (event) => {
@@ -432,6 +435,7 @@ class Viewer {
     this.download.href = hit.original;
     this.download.setAttribute("download", hit.name);
     this.path = hit.folder + hit.name;
+    this.place.show(null);
     this.facts.replaceChildren(...fact("Folder", hit.folder), ...(hit.tip ? fact("Match", hit.tip) : []));
     this.tellMore(hit);
   }
@@ -447,6 +451,7 @@ class Viewer {
     }
     if (this.hit !== hit) return;
     this.path = details.path;
+    this.place.show(details.place, this.results.data.base);
     for (const { label, value, query } of details.facts) this.facts.append(...fact(label, value, query && (() => this.search(query))));
   }
 
@@ -477,6 +482,65 @@ class Viewer {
       this.note.textContent = `The browser did not allow it; the path is ${this.path}`;
     }
   }
+}
+
+// Where a picture was taken: an outline of the world that came with Imago, so that nobody is asked for a map.
+class PlaceMap {
+  constructor() {
+    this.svg = element("svg", { class: "world", preserveAspectRatio: "none", "aria-hidden": "true" });
+    this.marker = make("span", { class: "marker" });
+    this.wider = make("button", { type: "button", class: "link", onclick: () => this.look(!this.isWide) });
+    this.elsewhere = make("a", { class: "link", target: "_blank", rel: "noopener noreferrer", text: "Open in OpenStreetMap" });
+    this.root = make(
+      "div",
+      { class: "place", hidden: true },
+      make("div", { class: "frame" }, this.svg, this.marker),
+      make("div", { class: "under" }, this.wider, this.elsewhere),
+      make("p", { class: "leaves", text: "That leaves this machine: the place is told to openstreetmap.org." }),
+    );
+  }
+
+  async show(place, base) {
+    this.at = place;
+    this.root.hidden = true;
+    if (!place) return;
+    let world;
+    try {
+      PlaceMap.world ??= fetch(`${base}world.json`).then((response) => response.json());
+      world = await PlaceMap.world;
+    } catch {
+      PlaceMap.world = null; // without a map; the place stands among the facts
+      return;
+    }
+    if (this.at !== place) return;
+    this.units = world.units;
+    if (!this.svg.childNodes.length) this.svg.append(element("path", { class: "land", d: world.land }), element("path", { class: "borders", d: world.borders }));
+    const [latitude, longitude] = [place.latitude.toFixed(5), place.longitude.toFixed(5)];
+    this.elsewhere.href = `https://www.openstreetmap.org/?mlat=${latitude}&mlon=${longitude}#map=13/${latitude}/${longitude}`;
+    this.root.hidden = false;
+    this.look(false);
+  }
+
+  look(isWide) {
+    this.isWide = isWide;
+    this.wider.textContent = isWide ? "Closer" : "Whole world";
+    const { latitude, longitude } = this.at;
+    // A degree across is shorter the nearer to a pole; near the poles themselves no plane map is right.
+    const shrunk = Math.max(Math.cos((latitude * Math.PI) / 180), 0.15);
+    const height = isWide ? 180 : REGION_DEGREES;
+    const width = isWide ? 360 : Math.min((2 * REGION_DEGREES) / shrunk, 360);
+    const left = Math.min(Math.max(longitude - width / 2, -180), 180 - width);
+    const top = Math.min(Math.max(90 - latitude - height / 2, 0), 180 - height);
+    this.svg.setAttribute("viewBox", [left + 180, top, width, height].map((degrees) => (degrees * this.units).toFixed(0)).join(" "));
+    this.marker.style.left = `${((longitude - left) / width) * 100}%`;
+    this.marker.style.top = `${((90 - latitude - top) / height) * 100}%`;
+  }
+}
+
+function element(tag, attributes) {
+  const made = document.createElementNS("http://www.w3.org/2000/svg", tag);
+  for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
+  return made;
 }
 
 function fact(label, value, action) {

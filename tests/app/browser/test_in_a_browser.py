@@ -249,6 +249,168 @@ def test_an_error_in_the_query_is_marked_where_it_is(visit: Visit, gallery_serve
     expect(field(page)).to_have_attribute("aria-invalid", "true")
 
 
+def map_of(page: "Page"):
+    """The map, once it has been drawn and fetched."""
+    drawn = page.get_by_role("application")
+    expect(drawn).to_be_visible(timeout=120_000)
+    expect(page.locator(".groups a").first).to_be_visible()
+    expect(page.locator(".waiting")).to_be_empty()
+    return drawn
+
+
+def box_of(page: "Page"):
+    box = map_of(page).bounding_box()
+    assert box is not None
+    return box
+
+
+def view(page: "Page") -> float:
+    """How many pixels of the screen a step on the map takes."""
+    return page.locator(".explore_map").evaluate("root => root.imago.scale")
+
+
+def place_on_screen(page: "Page", at: int) -> tuple[float, float]:
+    """Where a picture of the map, by its number there, lies on the screen."""
+    x, y = page.locator(".explore_map").evaluate(
+        "(root, at) => [0, 1].map(axis => (root.imago.places[2 * at + axis] - [root.imago.x, root.imago.y][axis])"
+        " * root.imago.scale)",
+        at,
+    )
+    box = box_of(page)
+    return box["x"] + x, box["y"] + y
+
+
+def test_the_map_is_drawn_and_shows_a_picture_below_the_pointer(
+    visit: Visit, gallery_server: "Server"
+) -> None:
+    page = visit(f"{gallery_server.address}/explore")
+    assert map_of(page).get_attribute("aria-label") == "Map of 12 pictures in 3 groups"
+    for at in (3, 8):
+        page.mouse.move(*place_on_screen(page, at))
+        preview = page.locator(".preview")
+        expect(preview).to_be_visible()
+        expect(preview).to_have_js_property("complete", value=True)
+        assert preview.evaluate("image => image.naturalWidth") > 0
+    expect(preview).to_have_attribute("src", re.compile(r"/pictures/\d+/thumbnail\.webp$"))
+
+
+def test_the_map_comes_closer_by_wheel_button_and_key(visit: Visit, gallery_server: "Server") -> None:
+    page = visit(f"{gallery_server.address}/explore")
+    box = box_of(page)
+    all_shown = view(page)
+    page.mouse.move(box["x"] + 200, box["y"] + 200)
+    page.mouse.wheel(0, -300)
+    page.wait_for_timeout(100)
+    closer = view(page)
+    assert closer > all_shown
+    page.get_by_role("button", name="Closer (+)").click()
+    assert view(page) > closer
+    map_of(page).focus()
+    page.keyboard.press("-")
+    page.keyboard.press("-")
+    assert view(page) < closer
+    page.keyboard.press("0")
+    assert view(page) == pytest.approx(all_shown)
+
+
+def test_a_lasso_restricts_the_search_and_stands_in_the_address(
+    visit: Visit, gallery_server: "Server"
+) -> None:
+    page = visit(f"{gallery_server.address}/explore")
+    map_of(page)
+    x, y = place_on_screen(page, 0)
+    page.get_by_role("button", name="Draw around").click()
+    page.mouse.move(x - 9, y - 9)
+    page.mouse.down()
+    for step_x, step_y in ((9, -9), (9, 9), (-9, 9), (-9, -8)):
+        page.mouse.move(x + step_x, y + step_y, steps=4)
+    page.mouse.up()
+    told = page.locator(".chosen [role=status]")
+    expect(told).to_have_text(re.compile(r"^\d+ pictures?$"))
+    number = int(re.sub(r"\D", "", told.inner_text()))
+    assert 1 <= number < 12
+    page.get_by_role("button", name="Search among them").click()
+    expect(page).to_have_url(re.compile(r"\?within=[0-9a-f]{12}\.p[\w%=-]+$"))
+    expect(tiles(page)).to_have_count(number)
+    field(page).fill("dog")
+    field(page).press("Enter")
+    expect(page.get_by_role("list", name="Pictures for dog")).to_be_visible()
+    expect(tiles(page)).to_have_count(number)
+    page.reload()
+    expect(tiles(page)).to_have_count(number)
+    page.get_by_role("button", name="Show on the map").click()
+    expect(told).to_have_text(re.compile(rf"^{number} picture"))
+    page.go_back()
+    page.get_by_role("button", name="All pictures").click()
+    expect(tiles(page)).to_have_count(12)
+
+
+def test_the_map_works_from_the_keyboard_and_its_groups_are_links(
+    visit: Visit, gallery_server: "Server"
+) -> None:
+    page = visit(f"{gallery_server.address}/explore")
+    map_of(page).focus()
+    page.keyboard.press("Enter")
+    told = page.locator(".chosen [role=status]")
+    expect(told).to_have_text("12 pictures")
+    page.keyboard.press("Escape")
+    expect(told).to_be_hidden()
+    group = page.locator(".groups a").first
+    count = int(re.search(r"(\d+) picture", group.inner_text())[1])
+    group.focus()
+    page.keyboard.press("Enter")
+    expect(page).to_have_url(re.compile(r"\?within=[0-9a-f]{12}\.g0$"))
+    expect(tiles(page)).to_have_count(count)
+
+
+def test_a_click_on_the_map_finds_what_resembles_the_picture(visit: Visit, gallery_server: "Server") -> None:
+    page = visit(f"{gallery_server.address}/explore")
+    map_of(page)
+    page.mouse.click(*place_on_screen(page, 5))
+    expect(page).to_have_url(re.compile(r"\?q=id%3A\d+$"))
+    expect(tiles(page).first).to_be_visible()
+
+
+def test_a_place_is_shown_on_a_map_that_came_along(visit: Visit, gallery_server: "Server") -> None:
+    page = visit(f"{gallery_server.address}/?q=near:41.89,12.49")
+    tiles(page).first.click()
+    dialog = page.get_by_role("dialog")
+    expect(dialog.locator(".marker")).to_be_visible()
+    assert len(dialog.locator(".land").get_attribute("d") or "") > 10_000
+    near = dialog.locator(".world").get_attribute("viewBox")
+    dialog.get_by_role("button", name="Whole world").click()
+    assert dialog.locator(".world").get_attribute("viewBox") == "0 0 7200 3600" != near
+    away = dialog.get_by_role("link", name="Open in OpenStreetMap")
+    expect(away).to_have_attribute("href", re.compile(r"mlat=41\.89000&mlon=12\.49222"))
+    expect(dialog.get_by_text("That leaves this machine")).to_be_visible()
+
+
+def test_the_model_is_changed_from_the_library_page(
+    visit: Visit, start_server: Callable[[Path], "Server"], pictures: Path, tmp_path: Path, other_model: Path
+) -> None:
+    library = tmp_path / "library"
+    index_folders(library, [pictures], Encoder.load("starter"), workers=1)
+    page = visit(f"{start_server(library).address}/library")
+    page.get_by_text("Change the model").click()
+    page.get_by_role("combobox", name="Model").click()
+    page.get_by_role("option", name="another one").click()
+    page.get_by_label("Hub id or folder").fill(str(other_model))
+    page.get_by_label("Hub id or folder").press("Enter")
+    page.get_by_role("button", name="See what it takes").click()
+    agree = page.get_by_role("button", name="Move the library to")
+    expect(agree).to_be_visible(timeout=120_000)
+    expect(page.get_by_text("Moving 6 pictures to")).to_be_visible()
+    agree.click()
+    expect(page.get_by_text("Done after")).to_be_visible(timeout=120_000)
+    with Library.open(library) as opened:
+        assert opened.reader.model is not None
+        assert opened.reader.model.name == str(other_model)
+    page.get_by_role("link", name="Search").click()
+    field(page).fill("dog")
+    field(page).press("Enter")
+    expect(tiles(page).first).to_be_visible()
+
+
 def test_a_newcomer_is_led_to_the_first_index(
     visit: Visit, start_server: Callable[[Path], "Server"], tmp_path: Path
 ) -> None:
@@ -266,6 +428,9 @@ def test_a_newcomer_is_led_to_the_first_index(
         ("/?q=dog%20colour:red", "mark", "light"),
         ("/?q=dog%20name:nowhere", "text=No picture fits", "light"),
         ("/duplicates", "text=Nothing is deleted here", "dark"),
+        ("/explore", ".groups a", "light"),
+        ("/explore", ".groups a", "dark"),
+        ("/?q=near:41.89,12.49#image=11", ".marker", "light"),
         ("/library", "text=Model", "light"),
         ("/library", "text=Model", "dark"),
     ],

@@ -3,6 +3,7 @@
 import hashlib
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 
@@ -13,11 +14,13 @@ from starlette.middleware import Middleware
 from starlette.testclient import TestClient
 
 from app.browser import uploads as uploads_module
-from app.browser.pictures import picture_routes
+from app.browser.maps import points_of
+from app.browser.pictures import picture_routes, place_of
 from app.browser.server import OwnNameOnly
 from indexer import LibraryReader, index_folders
 from indexer.records import ImageRecord
 from model import Encoder
+from search import layout
 
 
 @pytest.fixture
@@ -187,3 +190,40 @@ def test_a_name_that_is_not_ours_is_refused(indexed_gallery: Path, host: str, st
     )
     answer = TestClient(application).get("/pictures/1/0/original", headers={"Host": host})
     assert answer.status_code == status
+
+
+def test_a_thumbnail_by_id_leads_to_that_of_its_content(client: TestClient, indexed_gallery: Path) -> None:
+    record = record_of(indexed_gallery, "0.png")
+    answer = client.get(f"/pictures/{record.id}/thumbnail.webp", follow_redirects=False)
+    assert answer.status_code == 307
+    assert answer.headers["location"] == address(record, "thumbnail.webp")
+    assert "immutable" not in answer.headers["cache-control"]
+    assert client.get("/pictures/999999/thumbnail.webp").status_code == 404
+
+
+def test_the_world_and_where_a_picture_was_taken(client: TestClient, indexed_gallery: Path) -> None:
+    world = client.get("/world.json").json()
+    assert world["land"].startswith("M")
+    assert "public domain" in world["source"]
+    place = client.get(address(record_of(indexed_gallery, "with-exif.jpg"), "details.json")).json()["place"]
+    assert place == {"latitude": pytest.approx(41.89), "longitude": pytest.approx(12.492222)}
+    assert client.get(address(record_of(indexed_gallery, "0.png"), "details.json")).json()["place"] is None
+
+
+@pytest.mark.parametrize("place", [(91.0, 0.0), (0.0, 200.0), (None, 3.0)])
+def test_what_is_no_place_on_earth_is_on_no_map(
+    indexed_gallery: Path, place: tuple[float | None, float | None]
+) -> None:
+    record = record_of(indexed_gallery, "0.png")
+    assert place_of(replace(record, latitude=place[0], longitude=place[1])) is None
+
+
+def test_a_map_is_served_by_its_name(client: TestClient, indexed_gallery: Path) -> None:
+    with LibraryReader.open(indexed_gallery) as reader:
+        made = layout.lay_out(reader, None)
+        layout.keep(reader, made)
+    answer = client.get(f"/maps/{made.name}-7.bin")
+    assert answer.content == points_of(made)
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    assert client.get("/maps/000000000000-7.bin").status_code == 404
+    assert client.get("/maps/..%2F..%2Fsecret-7.bin").status_code == 404
