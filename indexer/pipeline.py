@@ -50,6 +50,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from indexer.catalog import KnownRoot, StoredModel
+    from indexer.cluster.embedding import RayEmbedding
+    from indexer.tasks import Task
     from indexer.tower import ImageEncoder
 
 # Vectors of images that are gone are kept so long: a disk that was away, a folder moved in two steps, a
@@ -71,6 +73,7 @@ def index_folders(
     change_model: bool = False,
     approximate: bool | None = None,
     text_vectors: Callable[[], NDArray[np.float32]] | None = None,
+    elsewhere: RayEmbedding | None = None,
 ) -> IndexSummary:
     """Brings a library up to date with folders; makes it where there is none.
 
@@ -93,6 +96,7 @@ def index_folders(
             None leaves it as it is, which is exactly as long as that is fast enough.
         text_vectors: Gives embedded texts, float32 (n, dimension), with which an approximate index is
             measured while it is built. Pictures lie apart from texts, so without them it suits pictures only.
+        elsewhere: Reads and embeds on other machines, which see the folders under the same paths.
 
     Returns:
         How it went. Ctrl-C during the run ends it like `should_stop`: `interrupted` is True.
@@ -125,6 +129,7 @@ def index_folders(
             retry_failed=retry_failed,
             change_model=change_model,
             text_vectors=text_vectors,
+            elsewhere=elsewhere,
         )
         if approximate is not None:
             choose_approximate(catalog, approximate)
@@ -168,6 +173,7 @@ class _Run:
         retry_failed: bool,
         change_model: bool,
         text_vectors: Callable[[], NDArray[np.float32]] | None,
+        elsewhere: RayEmbedding | None,
     ) -> None:
         self.library = library
         self.catalog = catalog
@@ -177,6 +183,7 @@ class _Run:
         self.retry_failed = retry_failed
         self.change_model = change_model
         self.text_vectors = text_vectors
+        self.elsewhere = elsewhere
         self.counts = Counts()
         self.stopwatch = Stopwatch()
         self.notices: list[str] = []
@@ -214,15 +221,7 @@ class _Run:
                 comparison.guess_moves()
             counts.total = len(comparison.tasks)
             if not self.is_interrupted and comparison.tasks:
-                Embedding(
-                    self.encoder,
-                    ledger,
-                    self.stopwatch,
-                    limits=self.limits,
-                    workers=self.workers,
-                    report=lambda: self._progress.tell("indexing", waiting=len(ledger)),
-                    should_stop=self._is_stopping,
-                ).run(comparison.tasks)
+                self._embed(comparison.tasks, ledger)
         except KeyboardInterrupt:
             self.is_interrupted = True
         finally:
@@ -271,6 +270,31 @@ class _Run:
             seconds=time.monotonic() - started,
             stage_seconds=self.stopwatch.seconds,
         )
+
+    def _embed(self, tasks: list[Task], ledger: Ledger) -> None:
+        def report() -> None:
+            self._progress.tell("indexing", waiting=len(ledger))
+
+        if self.elsewhere is not None:
+            self.elsewhere.run(
+                tasks,
+                self.encoder,
+                ledger,
+                self.stopwatch,
+                limits=self.limits,
+                report=report,
+                should_stop=self._is_stopping,
+            )
+            return
+        Embedding(
+            self.encoder,
+            ledger,
+            self.stopwatch,
+            limits=self.limits,
+            workers=self.workers,
+            report=report,
+            should_stop=self._is_stopping,
+        ).run(tasks)
 
     def _say_nothing_found(self, scopes: list[Scope], comparison: Comparison) -> str:
         places = ", ".join(display_path(scope.folder) for scope in scopes)
