@@ -8,6 +8,7 @@ next start.
 
 from __future__ import annotations
 
+import math
 import threading
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self
@@ -155,6 +156,37 @@ class Encoder:
             pad_id=description.pad_id,
             cleaning=description.cleaning,
         )
+
+    @property
+    def logit_scale(self) -> float | None:
+        """What the model multiplies a cosine with to say how well a text and a picture fit; None if it cannot.
+
+        Raises:
+            CheckpointError: If the weights cannot be read.
+        """
+        return self._logit_constants[0]
+
+    @property
+    def logit_bias(self) -> float | None:
+        """What it adds then; None for a model that only compares pictures with each other (CLIP).
+
+        With a bias, as in SigLIP, `sigmoid(logit_scale * cosine + logit_bias)` is the probability that a text
+        and a picture belong together.
+
+        Raises:
+            CheckpointError: If the weights cannot be read.
+        """
+        return self._logit_constants[1]
+
+    @cached_property
+    def _logit_constants(self) -> tuple[float | None, float | None]:
+        source = self._description.open_weights()
+
+        def read(name: str) -> float | None:
+            return float(source.read(name).reshape(-1)[0]) if name in source.shapes else None
+
+        scale = read("logit_scale")  # stored as its logarithm
+        return None if scale is None else math.exp(scale), read("logit_bias")
 
     def encode_texts(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
         """Encodes texts; what is longer than the tower's positions is cut.

@@ -89,6 +89,14 @@ class QueryEncoder(Protocol):
     def preprocessor(self) -> Preprocessor:
         """Makes the tower's pixels."""
 
+    @property
+    def logit_scale(self) -> float | None:
+        """Factor of a cosine in the model's own judgement of a text and a picture; None if it has none."""
+
+    @property
+    def logit_bias(self) -> float | None:
+        """What is added; None for a model that gives no probability of a pair."""
+
     def encode_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Embeds texts: float32 (n, dimension) of unit norm."""
 
@@ -640,6 +648,8 @@ class Library:
             if null is None:
                 return _Ranked(ids[0], scores[0], None)
             probabilities = hit_probabilities(scores[0], images=max(1, count), base=base, null=null)
+            # What the model says of a pair it says of one text. Of several terms it says nothing: their mixture is
+            # no text, and what it says of each need not fall with their common rank.
             if len(query.terms) == 1 and isinstance(query.terms[0].target, language.Text):
                 probabilities = np.maximum(probabilities, self._sigmoid(scores[0]))
             return _Ranked(ids[0], scores[0], probabilities)
@@ -663,11 +673,10 @@ class Library:
 
     def _sigmoid(self, scores: NDArray[np.float32]) -> NDArray[np.float64]:
         """What the model itself says of the pairs, 0 where it was not trained to say anything."""
-        scale = getattr(self._encoder, "logit_scale", None)
-        bias = getattr(self._encoder, "logit_bias", None)
+        scale, bias = self.encoder.logit_scale, self.encoder.logit_bias
         if scale is None or bias is None:
             return np.zeros(len(scores))
-        return sigmoid_probabilities(scores, logit_scale=float(scale), logit_bias=float(bias))
+        return sigmoid_probabilities(scores, logit_scale=scale, logit_bias=bias)
 
     def _sampled(self) -> _Sample:
         with self._lock:

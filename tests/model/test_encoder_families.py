@@ -103,6 +103,30 @@ def test_siglip_2(copy: Callable[[str], Path]) -> None:
     assert encoder.dimension == vectors.shape[1] == 28
 
 
+def test_siglip_says_how_probable_a_pair_is(copy: Callable[[str], Path]) -> None:
+    from model.siglip import SiglipModel, match_probabilities
+
+    folder = copy("siglip")
+    write_tokenizer(folder, begin=False)
+    write_preprocessor(folder, 23, 23)
+    encoder, model = Encoder.load(folder), SiglipModel.from_pretrained(folder)
+    assert encoder.logit_scale is not None
+    assert encoder.logit_bias is not None
+    ids = np.array([[WORDS.index("dog"), END] + [0] * 7], dtype=np.int32)
+    pixels = pixels_of(encoder, 3)
+    expected = match_probabilities(jax.jit(model)(ids, values_of(encoder, pixels)).logits_per_text)
+    cosines = encoder.encode_texts(["dog"]) @ encoder.encode_pixels(pixels).T
+    found = 1 / (1 + np.exp(-(encoder.logit_scale * cosines + encoder.logit_bias)))
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_clip_only_compares() -> None:
+    encoder = Encoder.load("starter")
+    assert encoder.logit_scale is not None
+    assert encoder.logit_scale > 1
+    assert encoder.logit_bias is None
+
+
 def test_siglip_reads_texts_without_punctuation(copy: Callable[[str], Path]) -> None:
     folder = copy("siglip")
     write_tokenizer(folder, begin=False, tokenizer_class="SiglipTokenizer")

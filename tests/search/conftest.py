@@ -41,6 +41,8 @@ class ColourEncoder:
         self.identity = ModelIdentity("colours", None, fingerprint, "none", DIMENSION)
         self.dimension = DIMENSION
         self.batch_size = 16
+        self.logit_scale: float | None = None
+        self.logit_bias: float | None = None
         self.preprocessor = ImagePreprocessor.from_config(
             {
                 "do_resize": True,

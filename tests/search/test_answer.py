@@ -57,6 +57,23 @@ def test_nothing_here_looks_like_that(library: Library) -> None:
     assert everything.total == 63
 
 
+def test_a_model_that_is_sure_of_a_pair_is_believed(painted, colours) -> None:
+    """SigLIP's sigmoid counts where it is higher than what comparison with other queries says."""
+    with Library.open(painted.path, encoder=colours) as library:
+        closest = library.answer("piano", k=63).closest
+        scores = sorted({hit.score for hit in closest}, reverse=True)
+        colours.logit_scale = 1e5
+        colours.logit_bias = -1e5 * (scores[0] + scores[1]) / 2
+        expected = [hit.id for hit in closest if hit.score == scores[0]]
+        sure = library.answer("piano", k=63)
+        assert ids(sure.hits) == expected
+        assert all(hit.probability > 0.5 for hit in sure.hits)
+        assert library.answer("2:piano", k=63).hits == sure.hits
+        assert library.answer("piano + 0.001:drum", k=63).nothing_fits  # of a mixture it says nothing
+        colours.logit_bias = None
+        assert library.answer("piano", k=63).nothing_fits
+
+
 def test_pictures_alone_are_never_cut(library: Library) -> None:
     answer = library.answer(int(library.reader.ids()[0]), k=100)
     assert not answer.is_cut
