@@ -7,7 +7,8 @@ A library of so many images is made in a temporary folder through the indexer's 
 clusters, as those of real pictures lie, and rows without files, because a search reads none. The server is a
 process of its own on a free loopback port; the clients are coroutines of this process, so they share the
 machine's cores with it. Each client sends its next query as soon as it has its answer. No query is sent twice, so
-no cache answers any. The server's own start, compilation included, is not measured.
+no cache answers any. The server's own start, compilation included, is not measured. What other processes took of
+the cores meanwhile is told, because nothing can be said of a machine that was busy with something else.
 """
 
 from __future__ import annotations
@@ -190,6 +191,12 @@ def server(library: Path) -> Iterator[tuple[psutil.Process, str, int]]:
             process.wait(60)
 
 
+def machine_seconds() -> float:
+    """Processor time that all processes took since the machine started."""
+    times = psutil.cpu_times()
+    return float(times.user + times.system + getattr(times, "nice", 0.0))
+
+
 async def load(host: str, port: int, clients: int, seconds: float) -> Outcome:
     """Let the clients ask for so long."""
     outcome = Outcome()
@@ -219,12 +226,14 @@ def main() -> None:
             asyncio.run(
                 load(host, port, 2, 2.0)
             )  # first answers: caches of the system, statistics of the library
-            cpu = process.cpu_times()
+            cpu, mine, everything = process.cpu_times(), time.process_time(), machine_seconds()
             outcome = asyncio.run(load(host, port, options.clients, options.seconds))
-            after = process.cpu_times()
+            after, everything = process.cpu_times(), machine_seconds() - everything
+            mine = time.process_time() - mine
             memory = process.memory_info().rss
     waited = np.sort(outcome.seconds) * 1000
     busy = (after.user + after.system - cpu.user - cpu.system) / options.seconds
+    others = everything / options.seconds - busy - mine / options.seconds
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     print(f"{platform.processor() or platform.machine()}, {cores} cores shared by server and clients")
     print(
@@ -233,7 +242,8 @@ def main() -> None:
     print(f"{len(waited):,} answers, {len(waited) / options.seconds:.0f}/s, {len(outcome.errors)} errors")
     p50, p90, p99 = np.percentile(waited, [50, 90, 99])
     print(f"waited: p50 {p50:.0f} ms, p90 {p90:.0f} ms, p99 {p99:.0f} ms, longest {waited[-1]:.0f} ms")
-    print(f"server: {busy:.2f} cores busy, {memory / 2**20:.0f} MiB")
+    print(f"server: {busy:.2f} cores busy, {memory / 2**20:.0f} MiB; clients: {mine / options.seconds:.2f} cores")
+    print(f"other processes: {max(0.0, others):.2f} cores")
     for error in sorted(set(outcome.errors))[:5]:
         print(f"error: {error}")
     sys.exit(1 if outcome.errors else 0)

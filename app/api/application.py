@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
@@ -72,7 +73,9 @@ def create_api(settings: ApiSettings, load_encoder: Callable[[str], Encoder] | N
     @asynccontextmanager
     async def lifespan(_api: FastAPI) -> AsyncIterator[None]:
         anyio.to_thread.current_default_thread_limiter().total_tokens = settings.worker_threads
+        gc.freeze()  # what is loaded stays, so no collection need look at it again
         yield
+        gc.unfreeze()
         toolbox.uploads.close()
         shelf.close()
 
