@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Final, Literal
 import numpy as np
 
 from indexer.decode import DecodeLimits, open_image, read_file, shrink_while_decoding
-from search.matching import moment_of
+from search.ordering import moment_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -43,7 +43,7 @@ from search.cutoff import (
 from search.errors import QueryError, QueryImageError
 from search.grouping import Comparison, find_groups, fold_near_duplicates, limits_of
 from search.images import UPLOAD, is_file, query_pixels
-from search.matching import SORT_KEYS
+from search.ordering import SORT_KEYS
 from search.ranking import LESS_LIKE_WEIGHT, MORE_LIKE_WEIGHT, Contribution, Mixture, mix, mix_alike
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ if TYPE_CHECKING:
     from indexer.reading import Reader, Selection
     from model import ModelIdentity
     from search.grouping import DuplicateGroup, Fingerprints, Kind, Limits
-    from search.matching import Order
+    from search.ordering import Order
 
 DEFAULT_HITS: Final = 20
 _FIRST_LOOK: Final = 256

@@ -18,7 +18,7 @@ from app.api.services import Services  # noqa: TC001  (FastAPI reads the annotat
 from app.thumbnails import thumbnail
 from search import QueryError
 from search.grouping import Kind  # noqa: TC001  (FastAPI reads it)
-from search.matching import Order  # noqa: TC001  (Pydantic reads it)
+from search.ordering import Order  # noqa: TC001  (Pydantic reads it)
 from search.query import MAXIMUM_CHARACTERS, ImagePath, parse, texts_of
 from search.query import Query as Parsed
 

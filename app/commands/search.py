@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from search import Answer, Hit
-    from search.matching import Order
+    from search.ordering import Order
 
 FORMATS = ("text", "paths", "json", "jsonl", "csv")
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+from filter_oracle import fits
 from PIL import Image
 
 from indexer import LibraryReader, index_folders
@@ -26,7 +27,7 @@ from indexer.filters import (
     TakenBetween,
 )
 from indexer.selection import select
-from search.matching import fits, moment_of
+from search.ordering import moment_of
 
 if TYPE_CHECKING:
     from pathlib import Path

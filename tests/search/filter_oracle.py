@@ -1,12 +1,8 @@
-"""Whether an image fits a filter, judged from its catalog entry, and in which order images without a score come.
-
-This is the meaning of the filters in plain Python.
-"""
+"""The meaning of the filters in plain Python, judged from an image's record: what the SQL must agree with."""
 
 from __future__ import annotations
 
-from datetime import datetime
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING
 
 from indexer import selection
 from indexer.filters import (
@@ -22,13 +18,10 @@ from indexer.filters import (
     SideBetween,
     TakenBetween,
 )
+from search.ordering import moment_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from indexer import ImageRecord
-
-Order = Literal["relevance", "date", "name", "size"]
 
 
 def fits(record: ImageRecord, wanted: Filter) -> bool:
@@ -52,7 +45,7 @@ def fits(record: ImageRecord, wanted: Filter) -> bool:
             width, height = record.width_pixels, record.height_pixels
             return {"portrait": height > width, "landscape": width > height, "square": width == height}[shape]
         case IsScreenshot():
-            return looks_like_screenshot(record)
+            return _looks_like_screenshot(record)
         case HasFormat(formats):
             return record.format in formats
         case SideBetween(side, low, high):
@@ -62,20 +55,7 @@ def fits(record: ImageRecord, wanted: Filter) -> bool:
             return any(selection.name_fits(record.path.name, pattern) for pattern in patterns)
 
 
-def moment_of(record: ImageRecord) -> datetime:
-    """When an image was taken by the local clock; its file's last change where it does not say."""
-    if record.taken_at is not None:
-        try:
-            return datetime.fromisoformat(record.taken_at).replace(tzinfo=None)
-        except ValueError:
-            pass
-    try:
-        return datetime.fromtimestamp(record.modified_seconds)
-    except (ValueError, OSError, OverflowError):  # a clock that was far off
-        return datetime.min
-
-
-def looks_like_screenshot(record: ImageRecord) -> bool:
+def _looks_like_screenshot(record: ImageRecord) -> bool:
     """Whether an image looks like a screenshot; see `indexer.selection`."""
     return selection.looks_like_screenshot(
         record.path.name,
@@ -84,11 +64,3 @@ def looks_like_screenshot(record: ImageRecord) -> bool:
         record.height_pixels,
         has_camera=bool(record.camera_make or record.camera_model),
     )
-
-
-SORT_KEYS: Final[dict[Order, Callable[[ImageRecord], tuple[object, ...]]]] = {
-    "date": lambda record: (moment_of(record),),
-    "name": lambda record: (record.path.name.casefold(), str(record.path)),
-    "size": lambda record: (record.size_bytes,),
-}
-"""What each order compares; ids break ties."""

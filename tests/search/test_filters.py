@@ -7,10 +7,11 @@ from datetime import datetime
 from pathlib import Path
 
 import pytest
+from filter_oracle import fits
 
 from indexer import ImageRecord
 from indexer.selection import distance_km
-from search.matching import SORT_KEYS, fits
+from search.ordering import SORT_KEYS
 from search.query import parse
 
 RECORD = ImageRecord(
