@@ -58,6 +58,19 @@ class KnownRoot:
 
 
 @dataclass(frozen=True, slots=True)
+class KnownMount:
+    """A place below a root where another disk is or was.
+
+    Attributes:
+        device: The disk's number when it was last seen; systems may give it another one the next time.
+        is_online: Whether it was there in the last run.
+    """
+
+    device: int
+    is_online: bool
+
+
+@dataclass(frozen=True, slots=True)
 class KnownFile:
     """A row of `files`, as the comparison with the disk needs it."""
 
@@ -213,7 +226,9 @@ class Catalog:
             "UPDATE OR REPLACE files SET root_id = ?, path = ? WHERE id = ?",
             ((outer.id, to_catalog(f"{prefix}/{from_catalog(path)}"), file_id) for file_id, path in rows),
         )
-        self._db.execute("DELETE FROM roots WHERE id = ?", (inner.id,))
+        moved = {f"{prefix}/{path}": mount for path, mount in self.mounts(inner.id).items()}
+        self.set_mounts(outer.id, self.mounts(outer.id) | moved)
+        self.remove_root(inner.id)
 
     def mark_root(
         self, root_id: int, *, is_online: bool, device: str | None = None, is_scanned: bool = False
@@ -227,7 +242,27 @@ class Catalog:
 
     def remove_root(self, root_id: int) -> None:
         """Deletes a folder that has no files any more."""
+        self.set_mounts(root_id, {})
         self._db.execute("DELETE FROM roots WHERE id = ?", (root_id,))
+
+    def mounts(self, root_id: int) -> dict[str, KnownMount]:
+        """The places below a root where other disks were, by their path below it."""
+        return read_mounts(self._db).get(root_id, {})
+
+    def set_mounts(self, root_id: int, mounts: dict[str, KnownMount]) -> None:
+        """Replaces what is known of other disks below a root."""
+        every = read_mounts(self._db)
+        if every.get(root_id, {}) == mounts:
+            return
+        every[root_id] = mounts
+        self.set_setting(
+            "mounts",
+            {
+                str(known): {path: [mount.device, mount.is_online] for path, mount in found.items()}
+                for known, found in every.items()
+                if found
+            },
+        )
 
     # models
 
@@ -630,6 +665,33 @@ def read_setting(connection: sqlite3.Connection, key: str) -> Any:
     """A setting's JSON value, None if it was never set."""
     row = connection.execute("SELECT value FROM settings WHERE key = ?", (key,)).fetchone()
     return None if row is None else json.loads(row[0])
+
+
+def read_mounts(connection: sqlite3.Connection) -> dict[int, dict[str, KnownMount]]:
+    """The places below roots where other disks were: by root, by their path below it."""
+    stored: dict[str, dict[str, tuple[int, bool]]] = read_setting(connection, "mounts") or {}
+    return {
+        int(root_id): {path: KnownMount(*mount) for path, mount in found.items()}
+        for root_id, found in stored.items()
+    }
+
+
+def let_sql_know_what_is_away(connection: sqlite3.Connection) -> bool:
+    """Makes `imago_away(root_id, path)` say whether a file lies on a disk below its root that is away.
+
+    Returns:
+        Whether any disk is. What is away is that of this moment.
+    """
+    away = {
+        root_id: tuple(f"{path}/" for path, mount in found.items() if not mount.is_online)
+        for root_id, found in read_mounts(connection).items()
+    }
+
+    def is_away(root_id: int, path: str | bytes) -> bool:
+        return from_catalog(path).startswith(away.get(root_id, ()))
+
+    connection.create_function("imago_away", 2, is_away)
+    return any(away.values())
 
 
 def read_model(connection: sqlite3.Connection, role: str) -> StoredModel | None:

@@ -7,10 +7,11 @@ look, is kept.
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from indexer.catalog import KnownFile
+from indexer.catalog import KnownFile, KnownMount
 from indexer.paths import THUMBNAILS_NAME, join_root
 from indexer.records import FileFailure
 from indexer.scan import scan_folder
@@ -76,10 +77,11 @@ class Comparison:
             Whether the folder was there and seen to its end.
         """
         folder = scope.folder
-        if self._is_offline(scope):
+        if not os.path.isdir(folder):  # noqa: PTH112
             self.offline.append(Path(folder))
-            with self.catalog.transaction():
-                self.catalog.mark_root(scope.root.id, is_online=False)
+            if not os.path.isdir(scope.root.path):  # noqa: PTH112
+                with self.catalog.transaction():
+                    self.catalog.mark_root(scope.root.id, is_online=False)
             return False
         before = self.counts.scanned
 
@@ -104,18 +106,56 @@ class Comparison:
         )
         if scan.stopped:
             return False
+        mounts, away = self._look_at_mounts(scope, prefix, scan, known)
         with self.catalog.transaction():
             self.catalog.mark_root(scope.root.id, is_online=True, device=_device(scope.root.path))
+            self.catalog.set_mounts(scope.root.id, mounts)
         self.tasks.extend(self._sort_files(scope.root, prefix, scan, known))
-        self._note_vanished(prefix, scan, known)
+        hidden = [prefix + relative for relative, _ in scan.unreadable]
+        self._note_vanished(prefix, [*hidden, *away], known)
         return True
 
-    def _is_offline(self, scope: Scope) -> bool:
-        return not os.path.isdir(scope.folder)  # noqa: PTH112
+    def _look_at_mounts(
+        self, scope: Scope, prefix: str, scan: Scan, known: dict[str, tuple[Any, ...]]
+    ) -> tuple[dict[str, KnownMount], list[str]]:
+        """Which places below a root are on other disks, and which of these disks are away.
+
+        What is left of a disk that is not mounted is an empty folder, a link to nowhere, or nothing: it
+        looks like a folder that somebody emptied. So a place where a disk was counts as away, and keeps its
+        images, unless some of them are still there, or the same disk turned up elsewhere in this folder.
+
+        Returns:
+            What to remember of the root, and the paths below it that are away.
+        """
+        there = {prefix + relative: device for relative, device in scan.mounts.items()}
+        if scope.prefix and (device := _mounted_device(scope.folder)) is not None:
+            there[scope.prefix] = device
+        mounts = {path: KnownMount(device, True) for path, device in there.items()}
+        before = self.catalog.mounts(scope.root.id)
+        turned_up = {device for path, device in there.items() if path not in before}
+        away = []
+        for path, mount in before.items():
+            if path in there:
+                continue
+            if scope.prefix and path != scope.prefix and not path.startswith(prefix):
+                mounts[path] = mount  # nobody looked there
+                continue
+            below = f"{path}/"
+            is_held = any(name.startswith(below) for name in known)
+            is_emptied = not any(
+                f"{prefix}{name}" in known for name, *_ in scan.files if f"{prefix}{name}".startswith(below)
+            )
+            if not is_held or not is_emptied or mount.device in turned_up:
+                continue
+            mounts[path] = KnownMount(mount.device, False)
+            away.append(path)
+            self.offline.append(Path(join_root(scope.root.path, path)))
+        return mounts, away
 
     def _is_unused_mount_point(self, scope: Scope) -> bool:
         """An empty folder on another device than the root was on: its disk is not mounted now."""
-        return scope.root.device is not None and scope.root.device != _device(scope.folder)
+        was_on = scope.root.device
+        return not scope.prefix and was_on is not None and was_on != _device(scope.folder)
 
     def _sort_files(
         self, root: KnownRoot, prefix: str, scan: Scan, known: dict[str, tuple[Any, ...]]
@@ -157,10 +197,10 @@ class Comparison:
         self.counts.unchanged += unchanged
         return tasks
 
-    def _note_vanished(self, prefix: str, scan: Scan, known: dict[str, tuple[Any, ...]]) -> None:
+    def _note_vanished(self, prefix: str, unseen: list[str], known: dict[str, tuple[Any, ...]]) -> None:
         """Notes what is left in `known`: gone, unless it lies where nobody could look."""
-        hidden = tuple(f"{prefix}{relative}/" if relative else prefix for relative, _ in scan.unreadable)
-        exact = {prefix + relative for relative, _ in scan.unreadable}
+        hidden = tuple(path if path == prefix else f"{path}/" for path in unseen)
+        exact = set(unseen)
         for path, fields in known.items():
             if not path.startswith(prefix) or path in exact or (hidden and path.startswith(hidden)):
                 continue
@@ -178,3 +218,12 @@ def _device(path: str) -> str | None:
         return str(os.stat(path).st_dev)  # noqa: PTH116
     except OSError:
         return None
+
+
+def _mounted_device(folder: str) -> int | None:
+    """The device of a folder, if the folder that holds it is on another."""
+    with suppress(OSError):
+        device = os.stat(folder).st_dev  # noqa: PTH116
+        if device != os.stat(os.path.dirname(folder)).st_dev:  # noqa: PTH116, PTH120
+            return device
+    return None

@@ -137,7 +137,7 @@ def read_file(path: str, limits: DecodeLimits) -> ReadFile:
         RefusedError: It is named like an image and is none, is too large, or changed while it was read.
         OSError: It cannot be read.
     """
-    with open(path, "rb", buffering=0) as file:  # noqa: PTH123  (any bytes in the name)
+    with open(path, "rb", buffering=0, opener=open_at_once) as file:
         before = os.fstat(file.fileno())
         if not stat.S_ISREG(before.st_mode):
             raise SkipError("not a regular file")
@@ -176,8 +176,21 @@ def read_file(path: str, limits: DecodeLimits) -> ReadFile:
     )
 
 
+def open_at_once(path: str, flags: int) -> int:
+    """An opener that does not wait for the other end of a pipe, as something that was a file a moment ago may be.
+
+    Reading regular files is the same either way.
+    """
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+
 def decode(
-    file: ReadFile, preprocessor: Preprocessor, limits: DecodeLimits, *, may_be_heavy: bool = True
+    file: ReadFile,
+    preprocessor: Preprocessor,
+    limits: DecodeLimits,
+    *,
+    may_be_heavy: bool = True,
+    stopwatch: Stopwatch | None = None,
 ) -> tuple[NDArray[np.uint8], Metadata]:
     """Decodes an image just large enough for the model.
 

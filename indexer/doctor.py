@@ -19,7 +19,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from indexer.approximate_index import APPROXIMATE_SETTING, ApproximateIndex, wants_approximate
-from indexer.catalog import Catalog, connect_for_reading, read_model, read_setting, unpack_vectors
+from indexer.catalog import (
+    Catalog,
+    connect_for_reading,
+    let_sql_know_what_is_away,
+    read_model,
+    read_setting,
+    unpack_vectors,
+)
 from indexer.derived_file import VectorFileError
 from indexer.errors import LibraryDamagedError, LibraryNotFoundError, LibraryNotWritableError
 from indexer.lock import writer_lock
@@ -313,9 +320,11 @@ def _compare_vectors(connection: sqlite3.Connection, segment: Segment, model_id:
 
 
 def _examine_files(connection: sqlite3.Connection) -> list[Finding]:
+    let_sql_know_what_is_away(connection)
     rows = connection.execute(
         "SELECT roots.path, files.path, size_bytes, modified_ns FROM files JOIN roots ON roots.id = root_id"
-        " WHERE status = 'indexed' AND is_online ORDER BY random() LIMIT ?",
+        " WHERE status = 'indexed' AND is_online AND NOT imago_away(root_id, files.path)"
+        " ORDER BY random() LIMIT ?",
         (_SAMPLE_FILES,),
     ).fetchall()
     missing = changed = 0

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 import threading
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -21,11 +22,13 @@ from indexer.approximate_index import APPROXIMATE_SETTING, ApproximateIndex, wan
 from indexer.catalog import (
     check_version,
     connect_for_reading,
+    let_sql_know_what_is_away,
     read_model,
     read_setting,
     translated,
     unpack_vectors,
 )
+from indexer.decode import open_at_once
 from indexer.derived_file import VectorFileError
 from indexer.errors import ImageGoneError, LibraryError
 from indexer.paths import (
@@ -314,7 +317,9 @@ class LibraryReader:
         """
         digest = hashlib.sha256()
         size = 0
-        with Path(path).expanduser().open("rb") as file:
+        with open(Path(path).expanduser(), "rb", opener=open_at_once) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                return None
             while block := file.read(_HASH_BLOCK_BYTES):
                 digest.update(block)
                 size += len(block)
@@ -333,10 +338,13 @@ class LibraryReader:
             try:
                 files = dict(self._db.execute("SELECT status, count(*) FROM files GROUP BY status"))
                 (images,) = self._db.execute("SELECT count(*) FROM images WHERE gone_at IS NULL").fetchone()
+                is_any_away = let_sql_know_what_is_away(self._db)
                 (offline,) = self._db.execute(
                     "SELECT count(*) FROM images WHERE gone_at IS NULL AND NOT EXISTS (SELECT 1 FROM files"
-                    " JOIN roots ON roots.id = root_id WHERE image_id = images.id AND is_online)"
-                    if self._db.execute("SELECT 1 FROM roots WHERE NOT is_online LIMIT 1").fetchone()
+                    " JOIN roots ON roots.id = root_id WHERE image_id = images.id AND is_online"
+                    " AND NOT imago_away(root_id, files.path))"
+                    if is_any_away
+                    or self._db.execute("SELECT 1 FROM roots WHERE NOT is_online LIMIT 1").fetchone()
                     else "SELECT 0"
                 ).fetchone()
                 active, building = read_model(self._db, "active"), read_model(self._db, "building")
@@ -411,15 +419,17 @@ class LibraryReader:
         copies: dict[int, int] = {}
         places: dict[int, tuple[Path, bool, int]] = {}
         # Copies on a disk that is there come first, the oldest row first among them.
-        for image_id, root, path, is_online, modified_ns in self._db.execute(
-            "SELECT image_id, roots.path, files.path, is_online, modified_ns FROM files"  # noqa: S608
+        let_sql_know_what_is_away(self._db)
+        for image_id, root, path, is_there, modified_ns in self._db.execute(
+            "SELECT image_id, roots.path, files.path, is_online AND NOT imago_away(root_id, files.path)"  # noqa: S608
+            " AS is_there, modified_ns FROM files"
             f" JOIN roots ON roots.id = root_id WHERE image_id IN ({marks})"
-            " ORDER BY is_online DESC, files.id",
+            " ORDER BY is_there DESC, files.id",
             ids,
         ):
             copies[image_id] = copies.get(image_id, 0) + 1
             if image_id not in places:
-                places[image_id] = (_absolute(root, path), bool(is_online), modified_ns)
+                places[image_id] = (_absolute(root, path), bool(is_there), modified_ns)
         for image_id, size, width, height, image_format, *rest, content_hash in self._db.execute(
             f"SELECT {_IMAGE_COLUMNS} FROM images WHERE id IN ({marks})",  # noqa: S608
             ids,

@@ -52,12 +52,15 @@ class Scan:
         files: All regular files, in the order met: folders and files by name, what is linked last.
         unreadable: Folders that could not be listed: path below the scanned folder and the reason. What the
             catalog knows below them must be kept, because nobody could see whether it is still there.
+        mounts: Folders on another disk than the folder that holds them, by their path below the scanned folder,
+            with the disk's number: mount points, and links to other disks.
         is_empty: True if the folder itself holds no entry at all, as an unused mount point does.
         stopped: True if the walk was stopped before its end.
     """
 
     files: list[FoundFile] = field(default_factory=list)
     unreadable: list[tuple[str, str]] = field(default_factory=list)
+    mounts: dict[str, int] = field(default_factory=dict)
     is_empty: bool = True
     stopped: bool = False
 
@@ -80,30 +83,34 @@ def scan_folder(
     result = Scan()
     files = result.files
     visited: set[tuple[int, int]] = set()
-    linked: list[tuple[str, str]] = []
-    waiting: list[tuple[str, str]] = [(folder, "")]
+    # Absolute path, path below the scanned folder, device of the folder that holds it.
+    linked: list[tuple[str, str, int]] = []
+    waiting: list[tuple[str, str, int | None]] = [(folder, "", None)]
     while waiting or linked:
         if should_stop is not None and should_stop():
             result.stopped = True
             break
         if not waiting:
-            path, relative = linked.pop(0)
+            path, relative, parent_device = linked.pop(0)
             try:
                 target = os.stat(path)  # noqa: PTH116  (strings are faster, and may hold any bytes)
             except OSError:
                 continue  # a link to nowhere
             if stat.S_ISDIR(target.st_mode):
-                waiting.append((path, relative))
+                waiting.append((path, relative, parent_device))
             elif stat.S_ISREG(target.st_mode):
                 files.append((relative, target.st_size, target.st_mtime_ns, target.st_ino))
             continue
-        path, relative = waiting.pop()
+        path, relative, holder = waiting.pop()
         try:
             itself = os.stat(path)  # noqa: PTH116
             key = (itself.st_dev, itself.st_ino)
             if key in visited and itself.st_ino:
                 continue
             visited.add(key)
+            device = itself.st_dev
+            if holder is not None and holder != device:
+                result.mounts[relative] = device
             with os.scandir(path) as entries:
                 listing = sorted(entries, key=_name)  # the same folder gives the same order everywhere
         except OSError as error:
@@ -121,7 +128,7 @@ def scan_folder(
                 continue
             try:
                 if entry.is_symlink():
-                    linked.append((entry.path, prefix + name))
+                    linked.append((entry.path, prefix + name, device))
                 elif entry.is_file(follow_symlinks=False):
                     file = entry.stat(follow_symlinks=False)
                     if not (_CAN_HIDE and _is_hidden(file)):
@@ -129,7 +136,7 @@ def scan_folder(
                 elif entry.is_dir(follow_symlinks=False) and entry.path not in skip:
                     known = entry.stat(follow_symlinks=False) if os.name == "nt" else None
                     if not _is_hidden(known):
-                        folders.append((entry.path, prefix + name))
+                        folders.append((entry.path, prefix + name, device))
             except FileNotFoundError:
                 continue  # gone between the listing and the look at it
             except OSError as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import struct
+import threading
 import zlib
 
 import numpy as np
@@ -257,3 +258,21 @@ class TestBadInput:
 )
 def test_sniff(header, expected):
     assert sniff(header) == expected
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="named pipes are POSIX")
+@pytest.mark.parametrize("name", ["pipe", "picture.jpg"])
+def test_a_named_pipe_is_not_waited_for(tmp_path, name):
+    os.mkfifo(tmp_path / name)
+    raised = []
+
+    def read():
+        try:
+            read_file(str(tmp_path / name), DecodeLimits())
+        except (SkipError, OSError) as error:
+            raised.append(error)
+
+    reading = threading.Thread(target=read, daemon=True)  # without the guard it would hang for ever
+    reading.start()
+    reading.join(timeout=20)
+    assert [(type(error), str(error)) for error in raised] == [(SkipError, "not a regular file")]
