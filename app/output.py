@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 FAILURES_SHOWN = 10
 """A summary stays on one screen; `imago status` lists all."""
+CLOSEST_SHOWN = 3
+"""A hint, not an answer."""
 
 
 def print_json(value: dict[str, Any]) -> None:
@@ -29,9 +31,9 @@ def print_json(value: dict[str, Any]) -> None:
     click.echo(json.dumps(value, indent=2))
 
 
-def _print_path(prefix: bytes, path: Path | str, suffix: bytes = b"") -> None:
+def _print_path(prefix: bytes, path: Path | str, suffix: bytes = b"", *, err: bool = False) -> None:
     """Print a line that holds a path, byte for byte as the file system has it."""
-    click.echo(prefix + os.fsencode(path) + suffix)
+    click.echo(prefix + os.fsencode(path) + suffix, err=err)
 
 
 def print_notices(notices: Iterable[str]) -> None:
@@ -79,9 +81,11 @@ def print_hits(hits: Sequence[Hit]) -> None:
 
 
 def explain_no_hits(answer: Answer) -> None:
-    """Say on stderr why there are no hits, and what to do."""
+    """Say on stderr why there are no hits, what comes closest, and what to do."""
     if answer.nothing_fits:
-        click.echo("imago: nothing here looks like that; --all shows what comes closest", err=True)
+        click.echo("imago: nothing here looks like that; --all shows what comes closest:", err=True)
+        for hit in answer.closest[:CLOSEST_SHOWN]:
+            _print_path(f"  {hit.score:.4f}  ".encode(), hit.path, err=True)
     elif answer.candidates == 0:
         click.echo("imago: no picture in the library fits the filters", err=True)
     else:
@@ -92,18 +96,19 @@ def group_as_dict(group: DuplicateGroup) -> dict[str, Any]:
     """Return a group of pictures that show the same."""
     return {
         "kind": group.kind,
-        "best": _member_as_dict(group.best),
+        "best": _member_as_dict(group.best, group),
         "others": [
-            _member_as_dict(record) | {"cosine": round(cosine, 6)}
+            _member_as_dict(record, group) | {"cosine": round(cosine, 6)}
             for record, cosine in zip(group.others, group.cosines, strict=True)
         ],
     }
 
 
-def _member_as_dict(record: ImageRecord) -> dict[str, Any]:
+def _member_as_dict(record: ImageRecord, group: DuplicateGroup) -> dict[str, Any]:
     return {
         "id": record.id,
         "path": str(record.path),
+        "paths": [str(path) for path in group.paths.get(record.id, (record.path,))],
         "copies": record.copies,
         "width_pixels": record.width_pixels,
         "height_pixels": record.height_pixels,
@@ -112,14 +117,15 @@ def _member_as_dict(record: ImageRecord) -> dict[str, Any]:
 
 
 def print_groups(groups: Sequence[DuplicateGroup]) -> None:
-    """Print a paragraph a group: the best copy marked, the others below."""
+    """Print a paragraph a group: the best copy marked, the others below, exact copies under each."""
     if not groups:
         click.echo("imago: no such pictures", err=True)
     for group in groups:
         for mark, record in [(b"* ", group.best), *((b"  ", record) for record in group.others)]:
             size = f"  {record.width_pixels} x {record.height_pixels}, {record.size_bytes:,} bytes"
-            copies = f", in {record.copies:,} files" if record.copies > 1 else ""
-            _print_path(mark, record.path, f"{size}{copies}".encode())
+            _print_path(mark, record.path, size.encode())
+            for copy in group.paths.get(record.id, (record.path,))[1:]:
+                _print_path(b"  = ", copy)
         click.echo()
 
 

@@ -286,6 +286,27 @@ class LibraryReader:
             raise ImageGoneError(missing)
         return [found[image_id] for image_id in wanted]
 
+    def paths(self, ids: Sequence[int] | NDArray[np.int64]) -> list[list[Path]]:
+        """All files that hold each image, in the order asked; those that the library knew first come first.
+
+        Raises:
+            ImageGoneError: An id is not there (any more).
+        """
+        wanted = [int(image_id) for image_id in ids]
+        found: dict[int, list[Path]] = {}
+        with self._reading():
+            for start in range(0, len(wanted), _IDS_IN_QUERY):
+                some = wanted[start : start + _IDS_IN_QUERY]
+                for image_id, root, path in self._db.execute(
+                    "SELECT image_id, roots.path, files.path FROM files JOIN roots ON roots.id = root_id"  # noqa: S608
+                    f" WHERE image_id IN ({','.join('?' * len(some))}) ORDER BY files.id",
+                    some,
+                ):
+                    found.setdefault(image_id, []).append(_absolute(root, path))
+        if missing := [image_id for image_id in wanted if image_id not in found]:
+            raise ImageGoneError(missing)
+        return [found[image_id] for image_id in wanted]
+
     def find(self, path: Path | str) -> int | None:
         """The id of the image at a path, as of the last run; None if the catalog has none there."""
         given = Path(path).expanduser().absolute()

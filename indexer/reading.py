@@ -96,6 +96,9 @@ class Reader(Protocol):
     def images(self, ids: Sequence[int] | NDArray[np.int64]) -> list[ImageRecord]:
         """What is known of images, in the order asked."""
 
+    def paths(self, ids: Sequence[int] | NDArray[np.int64]) -> list[list[Path]]:
+        """All files that hold each image, in the order asked."""
+
     def find(self, path: Path | str) -> int | None:
         """The id of the image at a path."""
 

@@ -16,7 +16,7 @@ the first, cannot arise. Nothing is ever deleted here.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Literal
 
 import numpy as np
@@ -25,7 +25,7 @@ from indexer.decode import DecodeLimits, open_image, read_file, shrink_while_dec
 from search.ordering import moment_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -73,12 +73,14 @@ class DuplicateGroup:
         best: The copy to keep if only one is kept: most pixels, then most bytes.
         others: The rest, most alike first. Empty for `exact`, whose copies are files of one image.
         cosines: Of each of `others` with `best`.
+        paths: All files of each of these images that more than one holds, by its id; first the one to keep.
     """
 
     kind: Kind
     best: ImageRecord
     others: tuple[ImageRecord, ...]
     cosines: tuple[float, ...]
+    paths: Mapping[int, tuple[Path, ...]] = field(default_factory=dict)
 
 
 def limits_of(sample: NDArray[np.float32], images: int | None = None) -> Limits:

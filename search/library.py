@@ -460,13 +460,40 @@ class Library:
             progress: Called now and then with images done and images in all.
         """
         ids = self._reader.ids()
-        return find_groups(
+        groups = find_groups(
             self._reader.images(ids),
             self._reader.vectors(ids),
             self._comparison(),
             kind=kind,
             progress=progress,
         )
+        return self._with_paths(groups)
+
+    def _with_paths(self, groups: list[DuplicateGroup]) -> list[DuplicateGroup]:
+        """The groups with the files of members that lie in several places."""
+        copied = {
+            record.id: record.path
+            for group in groups
+            for record in (group.best, *group.others)
+            if record.copies > 1
+        }
+        paths = {
+            image_id: tuple(dict.fromkeys([first, *all_paths]))
+            for (image_id, first), all_paths in zip(
+                copied.items(), self._reader.paths(list(copied)), strict=True
+            )
+        }
+        return [
+            replace(
+                group,
+                paths={
+                    record.id: paths[record.id]
+                    for record in (group.best, *group.others)
+                    if record.id in paths
+                },
+            )
+            for group in groups
+        ]
 
     def _can_say_no(self) -> bool:
         identity = self._reader.model

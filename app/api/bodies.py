@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, Field
 
@@ -86,14 +86,20 @@ class ImageBody(BaseModel):
     content_hash: str = Field(description="SHA-256 of the file's bytes, hexadecimal")
 
 
+class MemberBody(ImageBody):
+    """One image of a group."""
+
+    paths: list[str] = Field(description="All files that hold it, the one to keep first")
+
+
 class GroupBody(BaseModel):
     """Images that show one picture."""
 
     kind: Kind = Field(
         description="exact: the same bytes; near: re-encoded, resized or of one burst; similar: alike"
     )
-    best: ImageBody = Field(description="The copy to keep if only one is kept: most pixels, then most bytes")
-    others: list[ImageBody] = Field(
+    best: MemberBody = Field(description="The copy to keep if only one is kept: most pixels, then most bytes")
+    others: list[MemberBody] = Field(
         description="The rest, most alike first; empty for exact copies of one image"
     )
     cosines: list[float] = Field(description="Of each of the others with the best")
@@ -195,8 +201,17 @@ def answer_body(answer: Answer) -> AnswerBody:
 
 def image_body(record: ImageRecord) -> ImageBody:
     """Return an image's details as they are sent."""
+    return ImageBody(**_image_fields(record))
+
+
+def _image_fields(record: ImageRecord) -> dict[str, Any]:
     fields = {name: getattr(record, name) for name in ImageBody.model_fields if name != "path"}
-    return ImageBody(path=text(record.path), **fields)
+    return {"path": text(record.path), **fields}
+
+
+def _member_body(record: ImageRecord, group: DuplicateGroup) -> MemberBody:
+    paths = group.paths.get(record.id, (record.path,))
+    return MemberBody(**_image_fields(record), paths=[text(path) for path in paths])
 
 
 def groups_body(groups: list[DuplicateGroup], offset: int, k: int) -> Groups:
@@ -206,8 +221,8 @@ def groups_body(groups: list[DuplicateGroup], offset: int, k: int) -> Groups:
         groups=[
             GroupBody(
                 kind=group.kind,
-                best=image_body(group.best),
-                others=[image_body(record) for record in group.others],
+                best=_member_body(group.best, group),
+                others=[_member_body(record, group) for record in group.others],
                 cosines=[round(cosine, 6) for cosine in group.cosines],
             )
             for group in groups[offset : offset + k]

@@ -22,7 +22,7 @@ import numpy as np
 from indexer.cluster.address import MilvusAddress, token
 from indexer.cluster.collection import MOST_HITS, PublishedCollection, search_parameters
 from indexer.cluster.connection import ROWS_AT_ONCE, MilvusConnection
-from indexer.cluster.encoding import SEPARATOR, encode
+from indexer.cluster.encoding import SEPARATOR, decode_all, encode
 from indexer.cluster.errors import (
     CollectionReplacedError,
     CollectionTooLargeError,
@@ -314,6 +314,21 @@ class MilvusReader:
         """
         wanted = [int(image_id) for image_id in ids]
         found = {int(row["id"]): record_of(row) for row in self._by_ids(wanted, RECORD_COLUMNS)}
+        if missing := [image_id for image_id in wanted if image_id not in found]:
+            raise ImageGoneError(missing)
+        return [found[image_id] for image_id in wanted]
+
+    def paths(self, ids: Sequence[int] | NDArray[np.int64]) -> list[list[Path]]:
+        """All files that hold each image, in the order asked, as far as its row has room for them.
+
+        Raises:
+            ImageGoneError: An id is not there (any more).
+        """
+        wanted = [int(image_id) for image_id in ids]
+        found = {
+            int(row["id"]): [Path(path) for path in decode_all(row["paths"])]
+            for row in self._by_ids(wanted, ["id", "publication", "paths"])
+        }
         if missing := [image_id for image_id in wanted if image_id not in found]:
             raise ImageGoneError(missing)
         return [found[image_id] for image_id in wanted]

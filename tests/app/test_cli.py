@@ -14,9 +14,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from app import output
 from app.cli import imago
 from app.failures import run_and_translate
 from model.registry import ALIASES, STARTER_FOLDER
+from search import Answer, Hit, parse
 
 Run = Callable[..., "Outcome"]
 
@@ -158,6 +160,32 @@ def test_hits_for_pipes(run: Run, pictures: Path, tmp_path: Path) -> None:
     copied = run("search", "a dog", "-n", "2", "--copy-to", tmp_path / "found")
     assert copied.exit_code == 0
     assert {path.name for path in (tmp_path / "found").iterdir()} == {Path(path).name for path in paths[:2]}
+
+
+def test_duplicates_name_every_file(run: Run, pictures: Path) -> None:
+    shutil.copy(pictures / "2.png", pictures / "copy of 2.png")
+    with Image.open(pictures / "2.png") as picture:
+        picture.resize((320, 240)).save(pictures / "larger.png")
+    assert run("index", pictures).exit_code == 0
+    exact = run("duplicates", "--kind", "exact")
+    assert exact.out.splitlines()[0].startswith(f"* {pictures / '2.png'}  ")
+    assert exact.out.splitlines()[1] == f"  = {pictures / 'copy of 2.png'}"
+    (group,) = run("duplicates", "--json").json["groups"]
+    assert group["best"]["paths"] == [str(pictures / "larger.png")]
+    assert [other["paths"] for other in group["others"]] == [
+        [str(pictures / "2.png"), str(pictures / "copy of 2.png")]
+    ]
+
+
+def test_what_comes_closest_is_a_hint_on_stderr(capfd: pytest.CaptureFixture[str]) -> None:
+    closest = tuple(Hit(Path(f"/p/{number}.jpg"), 0.3 - number / 100, number) for number in range(1, 6))
+    output.explain_no_hits(Answer((), 0, 9, is_cut=True, query=parse("a zebra"), closest=closest))
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert err.splitlines() == [
+        "imago: nothing here looks like that; --all shows what comes closest:",
+        *(f"  {hit.score:.4f}  {hit.path}" for hit in closest[:3]),
+    ]
 
 
 def test_roots_and_forget(run: Run, pictures: Path) -> None:

@@ -77,6 +77,7 @@ def assert_same(library: Path, place: str) -> None:
         assert served.ids().tolist() == ids.tolist()
         assert len(served) == len(ids)
         assert served.images(ids) == local.images(ids)
+        assert [set(paths) for paths in served.paths(ids)] == [set(paths) for paths in local.paths(ids)]
         np.testing.assert_array_equal(served.vectors(ids), local.vectors(ids))
         assert served.model == local.model
         assert served.notices == []

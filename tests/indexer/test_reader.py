@@ -44,6 +44,21 @@ def test_images_come_in_the_order_asked_with_all_they_have(index, photos, librar
         assert len(record.content_hash) == 64
 
 
+def test_all_files_of_an_image(index, photos, library):
+    first = draw(photos / "b.png", 1)
+    index()
+    second = photos / "a.png"
+    shutil.copy(first, second)
+    other = draw(photos / "c.png", 2)
+    index()
+    with LibraryReader.open(library) as reader:
+        one, two = reader.find(first), reader.find(other)
+        assert reader.paths([two, one]) == [[other], [first, second]]
+        assert reader.paths([]) == []
+        with pytest.raises(ImageGoneError, match="id 999"):
+            reader.paths([one, 999])
+
+
 def test_many_ids_at_once(filled):
     with LibraryReader.open(filled) as reader:
         ids = np.tile(reader.ids(), 200)

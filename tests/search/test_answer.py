@@ -385,6 +385,10 @@ def test_exact_copies(library: Library) -> None:
     (group,) = library.duplicates("exact")
     assert group.best.copies == 2
     assert group.others == ()
+    (paths,) = group.paths.values()
+    assert paths[0] == group.best.path
+    assert len(set(paths)) == 2
+    assert len({path.read_bytes() for path in paths}) == 1
 
 
 # -- Threads and forms of queries

@@ -290,6 +290,7 @@ def test_duplicates_come_in_groups_with_the_best_first(
     assert [Path(other["path"]).name for other in group["others"]] == ["2.png"]
     exact = client.get("/v1/duplicates", params={"kind": "exact"}).json()
     assert [group["best"]["copies"] for group in exact["groups"]] == [2]
+    assert [Path(path).name for path in exact["groups"][0]["best"]["paths"]] == ["3.png", "copy.png"]
     assert client.get("/v1/duplicates", params={"offset": 1}).json() == {"total": 1, "groups": []}
     assert client.get("/v1/duplicates", params={"kind": "all"}).status_code == 422
 
