@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from app import output
+from app.commands.job import embed_into, loader
 from app.failures import EXIT_FAILED, EXIT_INTERRUPTED
 from app.model_choice import model_for, status_of
-from app.options import FolderPath, json_option, library_option
+from app.options import FolderPath, LibraryPlace, json_option, library_option
 from app.progress import Moment, display, stop_on_signal, time_text
 from indexer import default_library_path, display_path
+from indexer.reading import is_address
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("folders", type=FolderPath(), nargs=-1, metavar="[DIR]...")
+@click.argument("folders", type=LibraryPlace(), nargs=-1, metavar="[DIR]...")
 @click.option(
     "--model", metavar="M", help="Alias, hub id or folder of the model.  [default: the library's own]"
 )
@@ -52,18 +54,34 @@ if TYPE_CHECKING:
     default=None,
     help="Answer through an approximate index from now on, or exactly.  [default: as large a library needs]",
 )
+@click.option(
+    "--ray", metavar="ADDRESS", help="Embed on a Ray cluster: HOST:PORT, auto or local; see docs/cluster.md."
+)
+@click.option(
+    "--ray-cores", type=click.IntRange(1, 256), default=2, help="Cores for each worker.  [default: 2]"
+)
+@click.option(
+    "--out", metavar="PLACE", help="With --ray, instead of a library: a folder for Parquet, or milvus://..."
+)
+@click.option(
+    "--token-file", type=FolderPath(), metavar="FILE", help="For --out milvus://. [or IMAGO_MILVUS_TOKEN]"
+)
 @click.option("--profile", is_flag=True, help="Tell at the end where the time went.")
 @click.option("--watch", is_flag=True, help="Go on, and index whatever changes, until Ctrl-C.")
 @library_option
 @json_option
 def index(
-    folders: tuple[Path, ...],
+    folders: tuple[Path | str, ...],
     model: str | None,
     yes: bool,
     retry_failed: bool,
     max_megapixels: int | None,
     precision: str | None,
     approximate: bool | None,
+    ray: str | None,
+    ray_cores: int,
+    out: str | None,
+    token_file: Path | None,
     profile: bool,
     watch: bool,
     library_path: Path,
@@ -78,6 +96,31 @@ def index(
     from indexer.pipeline import check_folders
     from model import Encoder
 
+    limits = DecodeLimits(max_pixels=max_megapixels * 1_000_000) if max_megapixels else DecodeLimits()
+    if out is not None:
+        _check_job(folders, ray, watch=watch)
+        encoder = Encoder.load(
+            model or model_for(None, notify=lambda line: click.echo(line, err=True)), precision=precision
+        )
+        embed_into(
+            out,
+            list(map(str, folders)),
+            encoder,
+            ray=str(ray),
+            cores=ray_cores,
+            precision=precision,
+            limits=limits,
+            moment=_moment,
+            token_file=token_file,
+            as_json=as_json,
+        )
+        return
+    if ray is not None and watch:
+        raise click.UsageError("--watch works on this machine only; leave --ray out")
+    if any(map(is_address, folders)):
+        raise click.UsageError(
+            "a library keeps pictures of folders; embed those of a store with --ray and --out"
+        )
     # Before the model is chosen: nobody wants to fetch one for a folder that is misspelt.
     check_folders(library_path, [os.path.realpath(folder) for folder in folders])
     status = status_of(library_path)
@@ -89,8 +132,12 @@ def index(
         "change_model": changes_model,
         "approximate": approximate,
         "text_vectors": lambda: _embed_neutral_texts(encoder),
-        "limits": DecodeLimits(max_pixels=max_megapixels * 1_000_000) if max_megapixels else None,
+        "limits": limits,
     }
+    if ray is not None:
+        from indexer.cluster.embedding import RayEmbedding
+
+        options["elsewhere"] = RayEmbedding(ray, loader(name, precision), cores=ray_cores)
     if watch:
         _watch(library_path, folders, encoder, options, as_json=as_json)
         return
@@ -117,9 +164,18 @@ def index(
         raise click.exceptions.Exit(EXIT_FAILED)
 
 
+def _check_job(folders: tuple[Path | str, ...], ray: str | None, *, watch: bool) -> None:
+    if ray is None:
+        raise click.UsageError("--out goes with --ray ADDRESS; `--ray local` takes this machine alone")
+    if watch:
+        raise click.UsageError("--watch works with a library only; leave --out out")
+    if not folders:
+        raise click.UsageError("name the folders, or the places in a store, that are to be embedded")
+
+
 def _watch(
     library_path: Path,
-    folders: tuple[Path, ...],
+    folders: tuple[Path | str, ...],
     encoder: Encoder,
     options: dict[str, Any],
     *,
@@ -168,8 +224,8 @@ def _agree_on_change(
     click.echo(
         f"{display_path(library_path)} holds vectors of {prediction.from_model.name}. Moving its "
         f"{prediction.images:,} pictures to {encoder.identity.name} takes{time_left} "
-        f"{prediction.bytes_needed / 1e6:,.0f} MB. Until it is done, searches answer as before; it can be "
-        "stopped and goes on later.",
+        f"{prediction.bytes_needed / 1e6:,.0f} MB. Until it is done, searches answer as before, without "
+        "pictures that are new; it can be stopped and goes on later.",
         err=True,
     )
     if is_agreed:

@@ -25,6 +25,7 @@ SCHEMA_VERSION: Final = 1
 LONGEST_TEXT: Final = 65_535
 """Milvus keeps no longer text; about a thousand copies with paths of ordinary length fit."""
 UNKNOWN_MOMENT: Final = -1
+_MOMENTS_KEPT: Final = 1_000
 SPREAD: Final = 1 << 20
 """Images are spread over so many numbers by their content, so that a condition chooses an even sample."""
 COLUMNS: Final[dict[str, str]] = {
@@ -130,6 +131,7 @@ def row_of(image: PublishedImage) -> dict[str, Any]:
                 "taken_at": image.taken_at,
                 "make": image.camera_make,
                 "model": image.camera_model,
+                "modified": [copy.modified_ns for copy in image.copies[:_MOMENTS_KEPT]],
             },
             separators=(",", ":"),
         ),

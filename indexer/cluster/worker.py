@@ -95,12 +95,13 @@ class Worker:
             pool = self._pool(encoder)
             paths: dict[int, str] = {}
             for task, path, hash_only in jobs:
-                local: str | None = path
+                local = path
                 if "://" in path:
-                    local, refusal = _fetched(path, Path(scratch) / str(len(paths)), self._limits)
-                    if local is None:
-                        answers.append({"task": task, "fields": {}, **refusal})
+                    fetched, refusal = _fetched(path, Path(scratch) / str(len(paths)), self._limits)
+                    if fetched is None:
+                        answers.append({"task": task, "fields": {}, "vector": None, **refusal})
                         continue
+                    local = fetched
                 paths[task] = local
                 pool.submit(task, local, hash_only=hash_only)
             heavy: list[int] = []

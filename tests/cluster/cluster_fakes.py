@@ -5,17 +5,21 @@ from __future__ import annotations
 import hashlib
 import os
 import random
+import signal
 from datetime import datetime, timedelta
 from pathlib import Path
 
 import numpy as np
-from indexer_fakes import FakeEncoder, draw, identity
+from indexer_fakes import FakeEncoder, HostilePreprocessor, draw, identity
 from PIL import Image
 from test_selection import exif_of
 
-from indexer import index_folders
+from indexer import IndexProgress, index_folders
 from indexer.catalog import Catalog
-from indexer.decode import Metadata
+from indexer.cluster.embedding import RayEmbedding
+from indexer.cluster.job import run_job
+from indexer.cluster.parquet import ParquetSink
+from indexer.decode import DecodeLimits, Metadata
 from indexer.lock import writer_lock
 from indexer.upkeep import renew_vector_file
 
@@ -103,6 +107,61 @@ def index_drawn(library: Path, photos: Path, seeds: range) -> None:
     for seed in seeds:
         draw(photos / f"{seed}.png", seed)
     index_folders(library, [photos], FakeEncoder(), workers=1)
+
+
+class DeadlyEncoder(FakeEncoder):
+    """Takes its whole process along when it is shown a white picture, as a defect in a driver might."""
+
+    def encode_pixels(self, pixels: np.ndarray) -> np.ndarray:
+        if (pixels == 255).all(axis=(1, 2, 3)).any():
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().encode_pixels(pixels)
+
+
+class HostileEncoder(FakeEncoder):
+    """Its preprocessor crashes and hangs on pictures of certain widths."""
+
+    def __init__(self) -> None:
+        super().__init__(preprocessor=HostilePreprocessor())
+
+
+def slow_encoder() -> FakeEncoder:
+    return FakeEncoder(seconds_per_batch=0.05)
+
+
+def slower_encoder() -> FakeEncoder:
+    return FakeEncoder(seconds_per_batch=0.4)
+
+
+def other_encoder() -> FakeEncoder:
+    return FakeEncoder(identity=identity("fake", weights="d4"))
+
+
+def no_encoder() -> FakeEncoder:
+    raise FileNotFoundError("there is no model here")
+
+
+def index_on_ray(library: str, photos: str, address: str) -> None:
+    """For a process that is killed: indexes on a cluster and says how far it is."""
+    elsewhere = RayEmbedding(address, slower_encoder, cores=1, batch_files=4)
+
+    def tell(progress: IndexProgress) -> None:
+        print(f"{progress.indexed}", flush=True)
+
+    index_folders(library, [photos], FakeEncoder(), elsewhere=elsewhere, progress=tell)
+    print("complete", flush=True)
+
+
+def embed_on_ray(folder: str, photos: str, address: str) -> None:
+    """The same into Parquet, a shard for every few rows."""
+
+    def tell(progress: IndexProgress) -> None:
+        print(f"{progress.indexed}", flush=True)
+
+    encoder = slow_encoder()
+    sink = ParquetSink(folder, encoder.identity, rows_in_shard=10)
+    options = {"load": slow_encoder, "encoder": encoder, "limits": DecodeLimits(), "cores": 1}
+    run_job([photos], sink, address, progress=tell, **options)
 
 
 def publish_slowly(library: str, address: str, lease_seconds: str) -> None:
