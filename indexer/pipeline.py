@@ -92,6 +92,8 @@ def index_folders(
             folders are embedded again, beside the old vectors, which go on answering until all is done;
             then the library switches at once. Stopped in between, any later run with that encoder goes on.
             A run with the old encoder works as ever, and gives the change up if it says `change_model` too.
+            Files that are new get the vectors of the encoder in hand only, for two towers at once would take
+            the memory and the time of both: until the switch, the old model finds them after a run of its own.
         approximate: True has the library answer through an approximate index from now on, False exactly;
             None leaves it as it is, which is exactly as long as that is fast enough.
         text_vectors: Gives embedded texts, float32 (n, dimension), with which an approximate index is
@@ -194,6 +196,7 @@ class _Run:
 
     def index(self, folders: list[str], started: float) -> IndexSummary:
         catalog, counts = self.catalog, self.counts
+        was_changing = catalog.model("building") is not None
         self.active, self.model = self._agree_on_models()
         catalog.delete_orphaned_vectors()
         is_changing = self.active.id != self.model.id
@@ -202,7 +205,8 @@ class _Run:
         if wrong is not None:
             self.notices.append(f"{VECTORS_NAME} was not usable: {wrong}. It was made anew from the catalog.")
         lacking: set[int] = set()
-        if is_changing or catalog.setting("lacks_vectors"):
+        # What an unfinished change of model found new has only its vectors, and no run with the active model yet.
+        if is_changing or was_changing or catalog.setting("lacks_vectors"):
             lacking = catalog.images_without_vector(self.model.id)
         comparison = Comparison(
             self.library,

@@ -75,6 +75,20 @@ def test_the_old_model_answers_until_the_switch_and_the_change_goes_on_later(
     check_with(library, other, paths)
 
 
+@pytest.mark.parametrize("gives_up", [False, True])
+def test_what_a_change_found_new_is_found_by_the_old_model_after_a_run_of_its_own(
+    index, paths, library, other, gives_up
+):
+    encoder = FakeEncoder()
+    new = draw(paths[0].with_name("000 new.png"), 77)  # the first in the order of names
+    index(encoder=other, change_model=True, should_stop=lambda: len(other.batches) >= 2)
+    check_with(library, encoder, paths)  # not yet
+    summary = index(change_model=gives_up)
+    assert summary.embedded == 1
+    check_with(library, encoder, [*paths, new])
+    assert index().embedded == 0
+
+
 def test_a_change_can_be_given_up(index, encoder, paths, library, other):
     index(encoder=other, change_model=True, should_stop=lambda: len(other.batches) >= 2)
     summary = index(change_model=True)
