@@ -293,7 +293,7 @@ def updated(layout: Layout, reader: Reader) -> Layout:
     positions = np.concatenate([old_positions, old_positions[near]])
     # Beside, not upon: a step of a few units that is the same each time.
     steps = np.stack([new * 7 % 13 - 6, new * 5 % 11 - 5], axis=1)
-    positions[len(old_ids) :] = np.clip(old_positions[near].astype(np.int64) + steps, 0, EXTENT - 1)
+    positions[len(old_ids) :] = np.clip(old_positions[near].astype(np.int64) + steps, 1, EXTENT - 2)
     group_of = np.concatenate([old_groups, old_groups[near]])
     every = np.concatenate([old_ids, new])
     order = np.argsort(every)
@@ -380,7 +380,8 @@ def _on_map(plane: NDArray[np.float64]) -> NDArray[np.uint16]:
     if high[1] - low[1] > high[0] - low[0]:
         plane, low, high = plane[:, ::-1], low[::-1], high[::-1]
     reach = np.where(high > low, high - low, 1.0)
-    size = np.array([EXTENT - 1, round((EXTENT - 1) / _ACROSS)])
+    # No picture lies on the very edge: a polygon around the whole map must hold all.
+    size = np.array([EXTENT - 3, round((EXTENT - 3) / _ACROSS)])
     middle = (EXTENT - 1 - size) / 2
     positions: NDArray[np.uint16] = np.rint((plane - low) / reach * size + middle).astype(np.uint16)
     return positions

@@ -176,21 +176,25 @@ def show_unfinished_change(own: str, other: str, path: Path) -> None:
 def show_model_choice(own: str, path: Path) -> None:
     """Show the models that the library could be moved to."""
     with st.expander("Change the model"):
-        name = st.selectbox(
-            "Model",
-            [*(name for name in ALIASES if name != own), OTHER_MODEL],
+        offered = [name for name in ALIASES if name != own]
+        name = st.radio(
+            "To which model?",
+            [*offered, OTHER_MODEL],
+            captions=[
+                *map(about_model, offered),
+                "Any CLIP, SigLIP or OpenCLIP checkpoint, by its hub id or its folder.",
+            ],
             key="other_model",
-            format_func=lambda name: f"{name}: {ALIASES[name].summary}" if name in ALIASES else name,
+            format_func=lambda name: (
+                f"**{name}**: {ALIASES[name].summary}" if name in ALIASES else f"**{name}**"
+            ),
         )
         if name == OTHER_MODEL:
             name = st.text_input(
                 "Hub id or folder",
                 key="other_model_name",
                 placeholder="laion/CLIP-ViT-B-16-laion2B-s34B-b88K",
-                help="Any CLIP, SigLIP or OpenCLIP checkpoint.",
             ).strip()
-        else:
-            st.caption(about_model(name))
         st.button(
             "See what it takes",
             icon=":material/timer:",

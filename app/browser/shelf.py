@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import indexer
+from indexer.errors import ModelMismatchError
 from indexer.reading import is_address, state_folder
 
 if TYPE_CHECKING:
@@ -52,10 +53,12 @@ def current_library(path: Place | None = None) -> Library:
         if _open is not None and _open[:2] == (path, _identity(path)):
             library = _open[2]
             model = library.reader.model
-            if library.refresh():
-                _changes += 1
-            if library.reader.model == model:
-                return library
+            # Moved to another model, the library refuses the tower that is loaded: it is opened anew.
+            with suppress(ModelMismatchError):
+                if library.refresh():
+                    _changes += 1
+                if library.reader.model == model:
+                    return library
         # The old one is not closed: a search may be running on it. It goes when that ends.
         library = Library.open(path)
         _open = (path, _identity(path), library)

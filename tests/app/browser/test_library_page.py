@@ -167,7 +167,7 @@ def test_a_change_of_model_is_told_first_and_made_when_agreed(
     job.start(own_library, [pictures], model="starter")
     job.wait(SECONDS_AT_MOST)
     page = open_page()
-    page.selectbox(key="other_model").set_value("another one").run()
+    page.radio(key="other_model").set_value("another one").run()
     page.text_input(key="other_model_name").set_value(str(other_model)).run()
     press(page, "See what it takes")
     job.wait(SECONDS_AT_MOST)
@@ -209,7 +209,7 @@ def test_the_librarys_own_model_is_no_change_and_one_that_is_not_there_an_error(
     job.wait(SECONDS_AT_MOST)
     page.run()
     assert "nowhere" in page.error[0].value
-    assert page.selectbox(key="other_model") is not None  # another can be tried
+    assert page.radio(key="other_model") is not None  # another can be tried
 
 
 def test_a_change_that_was_cut_short_can_be_gone_on_with_or_given_up(
@@ -243,7 +243,7 @@ def test_a_prediction_can_be_cancelled(
     job.wait(SECONDS_AT_MOST)
     page.run()
     assert not page.error
-    assert page.selectbox(key="other_model") is not None
+    assert page.radio(key="other_model") is not None
 
 
 @pytest.mark.parametrize(
