@@ -103,3 +103,16 @@ def test_what_writes_a_folder_refuses_an_address() -> None:
         result = CliRunner().invoke(imago, [*command, "--library", "milvus://a:1/b"])
         assert result.exit_code == 2, result.output
         assert "the folder of one that can be written" in result.output
+
+
+def test_options_that_do_not_go_together(tmp_path: Path) -> None:
+    for arguments, why in (
+        (["index", str(tmp_path), "--out", "rows"], "--out goes with --ray"),
+        (["index", "--ray", "local", "--out", "rows"], "name the folders"),
+        (["index", str(tmp_path), "--ray", "local", "--out", "rows", "--watch"], "works with a library only"),
+        (["index", "s3://bucket/photos"], "with --ray and --out"),
+        (["doctor", "--recover", str(tmp_path / "new"), "--library", "milvus://a/b"], "catalog of a folder"),
+    ):
+        result = CliRunner().invoke(imago, arguments)
+        assert result.exit_code == 2, result.output
+        assert why in result.output

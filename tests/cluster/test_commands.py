@@ -17,6 +17,7 @@ from pymilvus.grpc_gen import common_pb2, milvus_pb2, milvus_pb2_grpc
 
 from app.api.application import create_api
 from app.api.settings import ApiSettings
+from indexer import LibraryReader
 from indexer.cluster.errors import CredentialsRefusedError, ServerTooOldError
 from indexer.cluster.publishing import publish
 from indexer.reading import open_reader
@@ -207,3 +208,21 @@ def test_the_browser_offers_no_indexing_of_what_is_served(
     assert "published" in page.caption[-1].value
     assert not page.button
     assert not page.text_input
+
+
+def test_indexing_on_ray_with_the_real_model(published: tuple[Path, str, Path], tmp_path: Path) -> None:
+    library, _, photos = published
+    out = tmp_path / "rows"
+    told = json.loads(
+        imago("index", photos, "--ray", "local", "--out", out, "--model", "starter", "--json").stdout
+    )
+    assert (told["embedded"], told["unchanged"], told["interrupted"]) == (60, 0, False)
+    assert [failure["path"] for failure in told["failed"]] == [str(photos / "broken.png")]
+    done = imago("index", photos, "--ray", "local", "--model", "starter", "--library", tmp_path / "library")
+    assert "60" in done.stdout
+    with LibraryReader.open(library) as here, LibraryReader.open(tmp_path / "library") as there:
+        for path in photos.glob("?.png"):
+            one, two = here.vectors([here.find(path)]), there.vectors([there.find(path)])
+            assert float(one[0] @ two[0]) > 0.9999
+    wrong = imago("index", photos, "--ray", "nonsense", "--out", out, "--model", "starter", code=1)
+    assert "'nonsense' is no address of a Ray cluster" in wrong.stderr
