@@ -389,32 +389,63 @@ def class_vectors(
     return result
 
 
-def index_recall(library: Library, queries: Sequence[str], k: int = 10) -> float:
-    """How many of the k images that really are nearest the library's index finds, for queries in words.
+@dataclass(frozen=True)
+class IndexReport:
+    """How much of what is really nearest a library's index finds.
+
+    Attributes:
+        library: Where it is.
+        model: Name of its model.
+        images: That can be found.
+        queries: Texts that were asked.
+        k: How many nearest images count.
+        recall: Mean share of them that was found; 1 where the index is exact.
+    """
+
+    library: str
+    model: str
+    images: int
+    queries: int
+    k: int
+    recall: float
+
+    def as_dict(self) -> dict[str, Any]:
+        """The report as plain values, ready for JSON."""
+        return asdict(self)
+
+
+def index_recall(library: Library, queries: Sequence[str], k: int = 10) -> IndexReport:
+    """Compare what a library's index finds for queries in words with what is really nearest.
+
+    Texts and not pictures, because an index that is fine for pictures as queries may fail for words.
 
     Args:
         library: Whose index to measure.
         queries: Texts, such as captions.
-        k: How many nearest images count.
-
-    Returns:
-        Mean share over the queries, 1 for an exact index. Images that score exactly like the last one count.
+        k: How many nearest images count. Images that score exactly like the last one count as well.
 
     Raises:
         EvaluationError: No queries, or an empty library.
     """
-    ids = library.reader.ids()
-    if not queries or not len(ids):
+    images = len(library.reader)
+    if not queries or not images:
         raise EvaluationError("Recall of the index needs at least one query and one image.")
     vectors = embed_texts(queries, library.encoder)
-    _, found = library.reader.nearest(vectors, min(k, len(ids)))
-    exact = vectors @ library.reader.vectors(ids).T
-    limits = np.sort(exact, axis=1)[:, -min(k, len(ids))]
-    shares = [
-        np.mean(row[np.searchsorted(ids, hits)] >= limit - 1e-5)
-        for row, hits, limit in zip(exact, found, limits, strict=True)
-    ]
-    return float(np.mean(shares))
+    found = exact = 0
+    for start in range(0, len(vectors), _TEXTS_AT_A_TIME):
+        block = vectors[start : start + _TEXTS_AT_A_TIME]
+        scores, _ = library.reader.nearest(block, k)
+        best, _ = library.reader.nearest(block, k, exact=True)
+        found += int(np.count_nonzero(scores >= best[:, -1:]))
+        exact += best.size
+    return IndexReport(
+        library=str(library.reader.place),
+        model=library.encoder.identity.name,
+        images=images,
+        queries=len(queries),
+        k=k,
+        recall=found / exact,
+    )
 
 
 def embed_texts(texts: Sequence[str], encoder: QueryEncoder) -> NDArray[np.float32]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from app import output
-from app.options import FolderPath, json_option
+from app.options import FolderPath, json_option, place_option
 from app.progress import Moment, display
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ FAILURES_SHOWN = 10
 
 
 @click.command("eval")
-@click.argument("folder", type=FolderPath())
+@click.argument("folder", type=FolderPath(), required=False)
 @click.option(
     "--captions", type=FolderPath(), metavar="FILE", help="TSV, JSON lines or COCO: measure retrieval."
 )
@@ -26,20 +26,48 @@ FAILURES_SHOWN = 10
 @click.option(
     "--classes", is_flag=True, help="FOLDER holds a folder for each class: measure zero-shot accuracy."
 )
+@click.option(
+    "--index",
+    "of_index",
+    is_flag=True,
+    help="Measure the library's index instead: how much of what is really nearest to texts it finds.",
+)
 @click.option("--model", default="starter", show_default=True, metavar="M", help="Alias, hub id or folder.")
+@place_option
 @json_option
 def evaluate(
-    folder: Path, captions: Path | None, split: str | None, classes: bool, model: str, as_json: bool
+    folder: Path | None,
+    captions: Path | None,
+    split: str | None,
+    classes: bool,
+    of_index: bool,
+    model: str,
+    library_path: Path | str,
+    as_json: bool,
 ) -> None:
-    """Measure a model on pictures with captions, or on folders of classes.
+    r"""Measure a model on pictures with captions or on folders of classes, or the index of a library.
 
-    No library is needed, and none is changed.
+    \b
+    imago eval FOLDER --captions FILE      recall and median rank, texts to images and back
+    imago eval FOLDER --classes            zero-shot accuracy
+    imago eval --index [--captions FILE]   recall of the library's index against exact search
+
+    Nothing is changed. Only --index looks at a library.
     """
-    from model import Encoder
     from search import evaluation
 
+    texts = evaluation.read_captions(captions, split) if captions is not None else []
+    if of_index:
+        if folder is not None or classes:
+            raise click.UsageError("--index measures a library: say --library, and no FOLDER")
+        _evaluate_index(library_path, [caption.text for caption in texts], as_json=as_json)
+        return
+    if folder is None:
+        raise click.UsageError("say which FOLDER of pictures, or --index")
     if (captions is None) != classes:
         raise click.UsageError("say either --captions FILE or --classes")
+    from model import Encoder
+
     encoder = Encoder.load(model)
     with display() as show:
 
@@ -48,8 +76,7 @@ def evaluate(
 
         report: evaluation.RetrievalReport | evaluation.ClassReport
         if captions is not None:
-            pairs = evaluation.read_captions(captions, split)
-            report = evaluation.evaluate(folder, pairs, encoder, progress=progress)
+            report = evaluation.evaluate(folder, texts, encoder, progress=progress)
         else:
             report = evaluation.evaluate_classes(folder, encoder, progress=progress)
     if as_json:
@@ -68,6 +95,19 @@ def evaluate(
     click.echo("                 R@1    R@5   R@10  median rank")
     for name, figures in (("text to image", report.text_to_image), ("image to text", report.image_to_text)):
         click.echo(f"{name}  {_row(figures)}")
+
+
+def _evaluate_index(place: Path | str, texts: list[str], *, as_json: bool) -> None:
+    from search import Library, evaluation
+    from search.cutoff import NEUTRAL_TEXTS
+
+    with Library.open(place) as library:
+        report = evaluation.index_recall(library, texts or NEUTRAL_TEXTS)
+    if as_json:
+        output.print_json(report.as_dict())
+        return
+    click.echo(f"{report.images:,} images, {report.model}; {report.queries:,} texts asked")
+    click.echo(f"recall at {report.k}  {report.recall:.4f}  of the index against exact search")
 
 
 def _row(figures: RetrievalFigures) -> str:

@@ -323,6 +323,12 @@ def test_eval_measures_retrieval_and_classes(run: Run, pictures: Path, tmp_path:
         shutil.copy(pictures / "0.png", classes / name)
     assert run("eval", classes, "--classes", "--json").json["accuracy"] == 0.5
     assert run("eval", pictures).exit_code == 2
+    assert run("eval").exit_code == 2
+    run("index", pictures)
+    report = run("eval", "--index", "--captions", captions, "--json").json
+    assert (report["recall"], report["queries"], report["images"], report["k"]) == (1.0, 6, 6, 10)
+    assert "recall at 10  1.0000" in run("eval", "--index").out
+    assert run("eval", pictures, "--index").exit_code == 2
 
 
 def test_train_says_what_it_needs(run: Run, pictures: Path, tmp_path: Path) -> None:

@@ -169,7 +169,25 @@ def test_a_class_is_the_mean_of_its_prompts(colours) -> None:
     np.testing.assert_allclose(vectors[0], by_hand / np.linalg.norm(by_hand), atol=1e-6)
 
 
+def test_an_index_that_misses_one_of_four(library, monkeypatch: pytest.MonkeyPatch) -> None:
+    def careless(vectors, k, *, exact=False):
+        scores, ids = nearest(vectors, k + 1)
+        kept = slice(0, k) if exact else slice(1, k + 1)  # the best one is missed
+        return scores[:, kept], ids[:, kept]
+
+    nearest = library.reader.nearest
+    monkeypatch.setattr(library.reader, "nearest", careless)
+    by_hand = []
+    for text in ("red", "blue green"):
+        scores = nearest(library.embed_texts([text]), 5)[0][0]
+        by_hand.append(np.count_nonzero(scores[1:] >= scores[3]) / 4)
+    report = index_recall(library, ["red", "blue green"], k=4)
+    assert report.recall == pytest.approx(np.mean(by_hand))
+    assert report.recall < 1
+
+
 def test_the_exact_index_finds_all(library) -> None:
-    assert index_recall(library, ["red", "blue", "something else"], k=10) == 1
+    report = index_recall(library, ["red", "blue", "something else"], k=10)
+    assert (report.recall, report.queries, report.images) == (1, 3, 63)
     with pytest.raises(EvaluationError):
         index_recall(library, [])
