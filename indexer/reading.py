@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
     from types import TracebackType
 
     import numpy as np
     from numpy.typing import NDArray
 
+    from indexer.facets import Facet, Facets
     from indexer.filters import Filter
     from indexer.records import FileFailure, ImageRecord, LibraryStatus, RootStatus
     from model.identity import ModelIdentity
@@ -90,6 +91,9 @@ class Reader(Protocol):
     def select(self, filters: Sequence[Filter]) -> Selection:
         """The images that fit all filters."""
 
+    def facets(self, ids: NDArray[np.int64] | None = None, which: Collection[Facet] | None = None) -> Facets:
+        """Counts images, int64 (n,), None for all; empty where there are too many to count."""
+
     def vectors(self, ids: Sequence[int] | NDArray[np.int64]) -> NDArray[np.float32]:
         """The stored vectors of images, float32 (n, dimension)."""
 
@@ -98,6 +102,9 @@ class Reader(Protocol):
 
     def paths(self, ids: Sequence[int] | NDArray[np.int64]) -> list[list[Path]]:
         """All files that hold each image, in the order asked."""
+
+    def difference_hashes(self, ids: Sequence[int] | NDArray[np.int64]) -> dict[int, int]:
+        """What tells copies, of those images that it is known of."""
 
     def find(self, path: Path | str) -> int | None:
         """The id of the image at a path."""

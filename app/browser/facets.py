@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from app.browser.maps import maps
-from indexer import LibraryReader
 from indexer.facets import FACETS, Facets
 from indexer.filters import CameraContains, HasFormat, HasShape, InFolder, IsScreenshot, TakenBetween
 
@@ -147,8 +146,6 @@ class FacetCounter:
             if key in self._parts:
                 return self._parts[key]
         reader = library.reader
-        if not isinstance(reader, LibraryReader):
-            return Facets()  # a served library counts nothing
         ids = None
         if question.within:
             ids = maps.region(library, state, question.within)

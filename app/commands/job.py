@@ -50,7 +50,7 @@ def embed_into(
     with stop_on_signal("Stopping after the pictures in hand") as should_stop, display() as show:
         summary = run_job(
             places,
-            _sink(place, encoder, token_file),
+            _sink(place, places, encoder, token_file),
             ray,
             load=loader(encoder.identity.name, precision),
             encoder=encoder,
@@ -79,14 +79,14 @@ def embed_into(
         raise click.exceptions.Exit(EXIT_FAILED)
 
 
-def _sink(place: str, encoder: Encoder, token_file: Path | None) -> Sink:
+def _sink(place: str, places: Sequence[str], encoder: Encoder, token_file: Path | None) -> Sink:
     from indexer.reading import is_address
 
     if is_address(place):
         from indexer.cluster.address import MilvusAddress, token
         from indexer.cluster.milvus_sink import MilvusSink
 
-        return MilvusSink(MilvusAddress.parse(place), token(token_file), encoder.identity)
+        return MilvusSink(MilvusAddress.parse(place), token(token_file), encoder.identity, places)
     from indexer.cluster.parquet import ParquetSink
 
     return ParquetSink(place, encoder.identity)

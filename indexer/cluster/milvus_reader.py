@@ -32,17 +32,19 @@ from indexer.cluster.expressions import EVERYTHING, Condition, condition_of
 from indexer.cluster.lease import Lease
 from indexer.cluster.rows import RECORD_COLUMNS, SPREAD, record_of
 from indexer.errors import ImageGoneError, LibraryError
+from indexer.facets import Facets
 from indexer.records import FileFailure, ImageRecord, LibraryStatus, RootStatus
 from indexer.vector_index import best
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
     from types import TracebackType
     from typing import Self
 
     from numpy.typing import NDArray
 
     from indexer.cluster.collection import Manifest
+    from indexer.facets import Facet
     from indexer.filters import Filter
     from indexer.reading import Selection
     from model.identity import ModelIdentity
@@ -51,6 +53,7 @@ _COMPARED_ONE_BY_ONE: Final = 2_000
 """Fewer candidates are fetched and compared: as fast as a search, and no index loses them behind a filter."""
 _MOST_LISTED: Final = 1_000_000
 """What is looked through row by row on demand: some tens of seconds."""
+_MOST_COUNTED: Final = 100_000  # a few seconds, in the background
 _MARGIN: Final = 16  # more hits than asked for: equal scores at the end of the list are ordered by id
 _FLOATS_AT_ONCE: Final = 4_000_000
 _REFRESH_SECONDS: Final = 1.0
@@ -290,6 +293,24 @@ class MilvusReader:
         """The images that fit all filters."""
         return MilvusSelection(self, condition_of(filters))
 
+    def facets(self, ids: NDArray[np.int64] | None = None, which: Collection[Facet] | None = None) -> Facets:
+        """Counts images, int64 (n,), None for all, by month, folder, camera, format and shape.
+
+        Every row is looked at, so nothing is counted where there are too many.
+        """
+        from indexer.cluster.facets import FACET_COLUMNS, count_rows
+
+        if (len(self) if ids is None else len(ids)) > _MOST_COUNTED:
+            return Facets()
+        if ids is None:
+            pages = self._pages(EVERYTHING, FACET_COLUMNS)
+        else:
+            pages = (
+                self._by_ids(ids[start : start + ROWS_AT_ONCE].tolist(), FACET_COLUMNS)
+                for start in range(0, len(ids), ROWS_AT_ONCE)
+            )
+        return count_rows(pages, [root[0] for root in self._manifest.roots], which)
+
     def vectors(self, ids: Sequence[int] | NDArray[np.int64]) -> NDArray[np.float32]:
         """The stored vectors of images, float32 (n, dimension), in the order asked.
 
@@ -332,6 +353,10 @@ class MilvusReader:
         if missing := [image_id for image_id in wanted if image_id not in found]:
             raise ImageGoneError(missing)
         return [found[image_id] for image_id in wanted]
+
+    def difference_hashes(self, ids: Sequence[int] | NDArray[np.int64]) -> dict[int, int]:  # noqa: ARG002
+        """None: a row does not hold them, so the pictures are looked at where they can be reached."""
+        return {}
 
     def find(self, path: Path | str) -> int | None:
         """The id of the image at a path, as of its publication; None if there is none."""

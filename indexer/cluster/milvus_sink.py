@@ -8,16 +8,18 @@ chance of one such pair is one in two thousand.
 from __future__ import annotations
 
 import json
+import os
 import time
 from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from indexer.cluster.collection import Manifest, PublishedCollection
 from indexer.cluster.connection import MilvusConnection
-from indexer.cluster.encoding import decode_all
+from indexer.cluster.encoding import SEPARATOR, decode_all, encode
 from indexer.cluster.errors import CollectionForeignError, CollectionNotFoundError
 from indexer.cluster.expressions import EVERYTHING
 from indexer.cluster.lease import HeldLease
@@ -25,6 +27,7 @@ from indexer.cluster.rows import SCHEMA_VERSION, Copy, PublishedImage, publicati
 from indexer.errors import ModelMismatchError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from types import TracebackType
     from typing import Self
 
@@ -45,16 +48,26 @@ class MilvusSink:
         address: Where.
         token: For the server.
         identity: Whose vectors come.
+        places: Where they come from; what is there from elsewhere is not read, so that a job costs what its own
+            part of a large collection costs.
         index: Of the collection, when it is made.
     """
 
     def __init__(
-        self, address: MilvusAddress, token: str, identity: ModelIdentity, index: str = "hnsw"
+        self,
+        address: MilvusAddress,
+        token: str,
+        identity: ModelIdentity,
+        places: Sequence[str],
+        *,
+        index: str = "hnsw",
     ) -> None:
         self._address = address
         self._token = token
         self._identity = identity
+        self._places = places
         self._index = index
+        self._new_files = 0
         self._waiting: list[EmbeddedFile] = []
         self._known: dict[str, tuple[int, int, int]] = {}
         self._failed = 0
@@ -159,13 +172,13 @@ class MilvusSink:
         for number, copies in images.items():
             for copy in copies.values():
                 size = files[number].source.size_bytes
+                self._new_files += copy.path not in self._known
                 self._known[copy.path] = (size, copy.modified_ns, number)
 
     def finish(self) -> None:
         """Says that everything is there."""
         moment = _now()
         manifest = self._collection.manifest()
-        files = len(self._known)
         self._collection.write_manifest(
             replace(
                 manifest,
@@ -174,7 +187,7 @@ class MilvusSink:
                 changed_at=moment,
                 completed_at=moment,
                 last_run_at=moment,
-                files=files,
+                files=manifest.files + self._new_files,
                 failed=self._failed,
                 skipped=self._skipped,
             )
@@ -223,8 +236,15 @@ class MilvusSink:
         self._collection.create_rows(self._identity.dimension, manifest.index, 1_000_000, 1, 1)
 
     def _read_known(self) -> None:
+        starts = [
+            place.rstrip("/") + "/" if "://" in place else os.path.realpath(Path(place).expanduser()) + os.sep
+            for place in self._places
+        ]
+        below = " or ".join(
+            f'paths like "%{SEPARATOR}{encode(os.path.normcase(start))}%"' for start in starts
+        )
         for page in self._connection.all_rows(
-            self._address.collection, EVERYTHING, ["id", "size_bytes", "paths", "record"]
+            self._address.collection, below or EVERYTHING, ["id", "size_bytes", "paths", "record"]
         ):
             for row in page:
                 for copy in _copies(row):

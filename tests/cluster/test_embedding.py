@@ -290,7 +290,7 @@ def test_folders_that_are_not_for_this_job(cluster, drawn: Path, tmp_path: Path)
 
 def test_a_job_straight_into_a_collection(cluster, drawn: Path, tmp_path: Path, collection: str) -> None:
     def run():
-        sink = MilvusSink(MilvusAddress.parse(collection), "", FakeEncoder().identity)
+        sink = MilvusSink(MilvusAddress.parse(collection), "", FakeEncoder().identity, [str(drawn)])
         return run_job([str(drawn)], sink, cluster.address, **options())
 
     first = run()

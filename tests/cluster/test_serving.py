@@ -141,6 +141,15 @@ def test_every_filter_chooses_the_same_images(
         assert np.asarray(served.select(several)).tolist() == np.asarray(local.select(several)).tolist()
 
 
+def test_facets_are_counted_alike(twins: tuple[LibraryReader, Reader]) -> None:
+    local, served = twins
+    assert served.facets() == local.facets()
+    assert list(served.facets().folders) == list(local.facets().folders)
+    some = local.ids()[::3]
+    assert served.facets(some, {"cameras", "shapes"}) == local.facets(some, {"cameras", "shapes"})
+    assert served.facets(some[:0]) == local.facets(some[:0])
+
+
 def test_searching_behind_filters_gives_the_same_answers(
     hostile: tuple[Path, Path], twins: tuple[LibraryReader, Reader]
 ) -> None:
