@@ -221,16 +221,16 @@ PAINTERS = {
 
 
 def make_gallery(folder: Path) -> None:
-    """Nine of each scene over four years, and a few copies."""
+    """Thirty of each scene over four years, and a few copies."""
     for kind, scene in enumerate(SCENES):
-        for seed in range(9):
+        for seed in range(30):
             year = 2021 + (seed + kind) % 4
             place = folder / str(year) / scene
             place.mkdir(parents=True, exist_ok=True)
             exif = Image.Exif()
             exif[0x010F], exif[0x0110] = CAMERAS[(seed + kind) % 3]
             exif.get_ifd(0x8769)[0x9003] = (
-                f"{year}:{1 + (seed * 5 + kind) % 12:02}:{1 + seed * 3:02} 17:0{seed}:00"
+                f"{year}:{1 + (seed * 5 + kind) % 12:02}:{1 + seed % 28:02} 17:{seed:02}:00"
             )
             latitude, longitude = PLACES[scene]
             exif.get_ifd(0x8825).update(
@@ -280,6 +280,10 @@ def shoot_all(address: str) -> None:
                 page.locator("dialog[open] dd").nth(3).wait_for()
                 shoot(page, "picture-dark")
                 continue
+            page.goto(f"{address}/explore")
+            page.locator(".groups a").first.wait_for(timeout=120_000)
+            page.wait_for_timeout(3000)  # the pictures on the map come after its points
+            shoot(page, "explore-light")
             page.goto(f"{address}/duplicates")
             page.locator(".tile").first.wait_for()
             shoot(page, "duplicates-light")
@@ -289,6 +293,10 @@ def shoot_all(address: str) -> None:
         phone = browser.new_page(
             viewport={"width": 390, "height": 800}, device_scale_factor=2, is_mobile=True
         )
+        phone.goto(f"{address}/explore")
+        phone.locator(".groups a").first.wait_for()
+        phone.wait_for_timeout(3000)
+        shoot(phone, "explore-phone")
         phone.goto(f"{address}/?q=id:1")
         phone.locator(".tile").first.wait_for()
         shoot(phone, "phone-light")

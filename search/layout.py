@@ -1,10 +1,10 @@
 """A map of a library: what looks alike lies together, and groups have names.
 
 Vectors are reduced to their 50 main directions (PCA), laid out in the plane, and grouped (k-means). Where openTSNE is
-installed (the extra `explore`) the plane is made by t-SNE on a graph of nearest neighbours, with an exaggeration of 4
-kept to the end, which draws what UMAP draws (Boehm, Berens and Kobak, "Attraction-repulsion spectrum in neighbor
-embeddings", 2022) from compiled wheels, without a compiler at run time. Without it the two main directions are the
-plane: honest, but crowded.
+installed (the extra `explore`) the plane is made by t-SNE on a graph of nearest neighbours; for many pictures with an
+exaggeration of 4 kept to the end, which draws what UMAP draws (Boehm, Berens and Kobak, "Attraction-repulsion spectrum
+in neighbor embeddings", 2022), from compiled wheels, without a compiler at run time. Without it the two main directions
+are the plane: honest, but crowded.
 
 A layout is made once and kept in the user's cache folder; a library that has changed a little keeps it, with what is
 new placed beside what it resembles.
@@ -49,6 +49,7 @@ _KIND: Final = "layouts"
 _BLOCK: Final = 4096
 _MOST_COMPARED: Final = 20_000
 _MOST_COMPARED_EXACTLY: Final = 5_000
+_FEW: Final = 5_000
 _ITERATIONS_AT_ONCE: Final = 25
 _MOST_VERTICES: Final = 256
 _FORMAT: Final = 1
@@ -346,7 +347,9 @@ def _tsne_plane(reduced: NDArray[np.float32], progress: Callable[[float], None])
         random_state=0,
     )
     done = 0
-    for iterations, exaggeration, momentum in ((125, 12, 0.5), (300, 4, 0.8)):
+    # UMAP's pull makes knots of a few hundred pictures; many need it, or their islands run into each other.
+    lasting = 1 if count < _FEW else 4
+    for iterations, exaggeration, momentum in ((125, 12, 0.5), (300, lasting, 0.8)):
         for _ in range(iterations // _ITERATIONS_AT_ONCE):
             # The step that Belkina et al. (2019) found to fit any size.
             plane.optimize(
@@ -362,20 +365,24 @@ def _tsne_plane(reduced: NDArray[np.float32], progress: Callable[[float], None])
 
 
 def _main_plane(reduced: NDArray[np.float32]) -> NDArray[np.float64]:
-    """The two main directions, each half by value and half by rank: a few odd pictures must not squeeze the rest."""
+    """The two main directions."""
     plane = np.zeros((len(reduced), 2))
-    for axis in range(min(2, reduced.shape[1])):
-        values = reduced[:, axis].astype(np.float64)
-        ranks = np.argsort(np.argsort(values, kind="stable"), kind="stable") / max(len(values) - 1, 1)
-        reach = float(np.ptp(values)) or 1.0
-        plane[:, axis] = (values - values.min()) / reach + ranks if len(values) else 0.0
+    plane[:, : reduced.shape[1]] = reduced[:, :2]
     return plane
+
+
+def _spread(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Coordinates half by value and half by rank: a few odd pictures far out must not squeeze all others."""
+    ranks = np.argsort(np.argsort(values, kind="stable"), kind="stable") / max(len(values) - 1, 1)
+    reach = float(np.ptp(values)) or 1.0
+    return (values - values.min()) / reach + ranks
 
 
 def _on_map(plane: NDArray[np.float64]) -> NDArray[np.uint16]:
     """A plane as positions on the map, stretched to fill it, the wider side across."""
     if not len(plane):
         return np.zeros((0, 2), np.uint16)
+    plane = np.stack([_spread(plane[:, 0]), _spread(plane[:, 1])], axis=1)
     low, high = plane.min(axis=0), plane.max(axis=0)
     if high[1] - low[1] > high[0] - low[0]:
         plane, low, high = plane[:, ::-1], low[::-1], high[::-1]

@@ -13,6 +13,7 @@ from app.browser.maps import maps
 from app.browser.shelf import current_library, library_path, library_state
 from app.browser.start import show_start
 from indexer.errors import LibraryNotFoundError
+from model.registry import ALIASES
 from search import QueryError
 from search.layout import EXTENT, can_lay_out_well
 
@@ -71,6 +72,11 @@ def show_map(library: Library, layout: Layout) -> None:
     if layout.method == "pca" and not can_lay_out_well():
         st.caption(
             'Crowded? A better map comes with one more package: pip install "imago-search\\[explore\\]"'
+        )
+    alias = ALIASES.get(library.reader.model.name) if library.reader.model is not None else None
+    if alias is not None and not alias.can_say_no:
+        st.caption(
+            "The small model that comes along gives groups their names by guesswork; larger ones know better."
         )
     state = library_state()
     components.explore_map(
