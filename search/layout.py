@@ -375,7 +375,8 @@ def _spread(values: NDArray[np.float64]) -> NDArray[np.float64]:
     """Coordinates half by value and half by rank: a few odd pictures far out must not squeeze all others."""
     ranks = np.argsort(np.argsort(values, kind="stable"), kind="stable") / max(len(values) - 1, 1)
     reach = float(np.ptp(values)) or 1.0
-    return (values - values.min()) / reach + ranks
+    spread: NDArray[np.float64] = (values - values.min()) / reach + ranks
+    return spread
 
 
 def _on_map(plane: NDArray[np.float64]) -> NDArray[np.uint16]:

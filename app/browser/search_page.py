@@ -19,7 +19,7 @@ from app.browser.shelf import current_library, library_path, library_state
 from app.browser.start import show_start
 from app.browser.uploads import MAXIMUM_UPLOAD_BYTES, uploads
 from app.browser.wording import shown
-from indexer.errors import LibraryNotFoundError
+from indexer.errors import ImageGoneError, LibraryNotFoundError
 from indexer.filters import CameraContains, InFolder
 from search import Hit, QueryError, SearchError
 from search.library import Answer
@@ -75,11 +75,13 @@ def show() -> None:
         else:
             st.caption("Filters come back when the query can be understood.")
     if problem is not None:
+        show_last_valid(library)
         return
     if address.within():
         show_part(among)
     if part_problem is not None:
         complain(part_problem)
+        show_last_valid(library)
         return
     try:
         if copied is None and not query:
@@ -92,11 +94,25 @@ def show() -> None:
         )
     except Exception as error:  # noqa: BLE001 told below the field, so that another query can be tried
         complain(error)
+        show_last_valid(library)
         return
+    st.session_state.last_valid = (library, query or "the copies", answer.hits[:FIRST_HITS])
     if answer.hits:
         show_hits(library, query, answer)
     else:
         show_nothing(query, answer)
+
+
+def show_last_valid(library: Library) -> None:
+    """Show what was found last: a slip of the finger must not take the pictures away."""
+    of_library, query, hits = st.session_state.get("last_valid", (None, "", ()))
+    if of_library is not library or not hits:
+        return
+    st.caption(f"These are still the pictures for {plain(shown(query))}")
+    try:
+        show_grid(library, hits, label=f"Pictures for {query}")
+    except ImageGoneError:
+        return  # one of them has left the library since
 
 
 def part_of_map(library: Library) -> tuple[NDArray[np.int64] | None, SearchError | None]:

@@ -128,6 +128,21 @@ def test_a_query_that_is_not_understood_shows_where_beside_the_field(
     assert not page.exception
 
 
+def test_what_was_found_last_stays_after_a_mistake(find: Find, component: Component) -> None:
+    find(count=3)
+    page = open_page(q="a red car")
+    found = component(page, "results")
+    assert found is not None
+    for mistake in ("dog colour:red", "upload:0123456789abcdef"):
+        find(count=3) if "colour" in mistake else find(error=QueryError("gone"))
+        page.query_params["q"] = mistake
+        page.run()
+        kept = component(page, "results")
+        assert kept is not None
+        assert kept["ids"] == found["ids"]
+        assert "These are still the pictures for a red car" in [text.value for text in page.caption]
+
+
 def test_what_a_search_complains_about_is_told_below_the_field(find: Find, component: Component) -> None:
     find(error=QueryError("There is no image *7* here."))
     page = open_page(q="id:7")
