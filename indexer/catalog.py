@@ -28,6 +28,7 @@ from indexer.errors import (
     LibraryNotWritableError,
     LibraryTooNewError,
 )
+from indexer.fingerprint import to_signed
 from indexer.migrations import SCHEMA_VERSION, migrate
 from indexer.paths import CATALOG_NAME, VECTORS_NAME, display_path, from_catalog, to_catalog
 from model.identity import ModelIdentity
@@ -423,6 +424,11 @@ class Catalog:
             ),
         )
         assert cursor.lastrowid is not None  # noqa: S101
+        if metadata.difference_hash is not None:
+            self._db.execute(
+                "INSERT OR REPLACE INTO fingerprints (image_id, difference_hash) VALUES (?, ?)",
+                (cursor.lastrowid, to_signed(metadata.difference_hash)),
+            )
         return cursor.lastrowid
 
     def add_vector(self, image_id: int, model_id: int, vector: NDArray[np.float32]) -> None:

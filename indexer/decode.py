@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Protocol
 
+from indexer.fingerprint import difference_hash
 from indexer.formats import (
     HEADER_BYTES,
     PILLOW_FORMATS,
@@ -127,6 +128,8 @@ class Metadata:
     camera_model: str | None = None
     latitude: float | None = None
     longitude: float | None = None
+    difference_hash: int | None = None
+    """Of the pixels; see `indexer.fingerprint`."""
 
 
 def read_file(path: str, limits: DecodeLimits) -> ReadFile:
@@ -219,6 +222,8 @@ def decode(
                 _check_pixels(image, limits, may_be_heavy=may_be_heavy)
                 image.load()
             with stopwatch.time("preprocess"):
+                with suppress(Exception):  # pixels of a rare kind; the picture is found all the same
+                    metadata.difference_hash = difference_hash(image)
                 return preprocessor(image), metadata
         except (RefusedError, HeavyError, MemoryError):
             raise

@@ -105,7 +105,9 @@ def handle(
     except OSError as error:
         reason = error.strerror or str(error)
         return {**answer, "status": "failed", "reason": f"the file cannot be read: {reason}"}, None
-    answer |= {"status": "image", "metadata": vars(metadata), "shape": pixels.shape}
+    fields = vars(metadata)
+    answer |= {"status": "image", "difference_hash": fields.pop("difference_hash")}
+    answer |= {"metadata": fields, "shape": pixels.shape}
     return {**answer, "seconds": stopwatch.seconds}, pixels
 
 

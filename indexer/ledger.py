@@ -103,7 +103,9 @@ class Ledger:
                 content_hash, size_bytes = task.content
                 known = self.find(task.content)
                 if known is None:
-                    metadata = Metadata(**answer.fields["metadata"])
+                    metadata = Metadata(
+                        **answer.fields["metadata"], difference_hash=answer.fields.get("difference_hash")
+                    )
                     image_id = catalog.add_image(content_hash, size_bytes, answer.fields["format"], metadata)
                 else:
                     image_id = known.id

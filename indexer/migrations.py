@@ -14,6 +14,8 @@ The tables, after all steps:
 - `vectors`: half-precision, little-endian, one row for each image and model. `sequence` only grows: what lies
   beyond the last sequence of vectors.faiss is what that file does not hold yet.
 - `departed`: images that vectors.faiss may still hold and that must not be found.
+- `fingerprints`: what tells re-encoded and resized copies (`indexer.fingerprint`), of images that were decoded since
+  the table is there.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
 
     from sqlite_utils.db import Database
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 MIGRATION_SET = "imago"
 
 
@@ -139,4 +141,8 @@ def _first_schema(db: Database) -> None:
         db.execute(statement)
 
 
-_STEPS: tuple[Callable[[Database], None], ...] = (_first_schema,)
+def _fingerprints(db: Database) -> None:
+    db.execute("CREATE TABLE fingerprints (image_id INTEGER PRIMARY KEY, difference_hash INTEGER NOT NULL)")
+
+
+_STEPS: tuple[Callable[[Database], None], ...] = (_first_schema, _fingerprints)

@@ -31,6 +31,7 @@ from indexer.catalog import (
 from indexer.decode import open_at_once
 from indexer.derived_file import VectorFileError
 from indexer.errors import ImageGoneError, LibraryError
+from indexer.fingerprint import to_unsigned
 from indexer.paths import (
     APPROXIMATE_NAME,
     VECTORS_NAME,
@@ -306,6 +307,28 @@ class LibraryReader:
         if missing := [image_id for image_id in wanted if image_id not in found]:
             raise ImageGoneError(missing)
         return [found[image_id] for image_id in wanted]
+
+    def difference_hashes(self, ids: Sequence[int] | NDArray[np.int64]) -> dict[int, int]:
+        """What tells re-encoded and resized copies (`indexer.fingerprint`), by id.
+
+        Images that were indexed by a version that did not compute it are left out.
+        """
+        wanted = [int(image_id) for image_id in ids]
+        found: dict[int, int] = {}
+        with self._reading():
+            if not self._db.execute("SELECT 1 FROM sqlite_master WHERE name = 'fingerprints'").fetchone():
+                return {}  # a library that no newer version has written yet
+            for start in range(0, len(wanted), _IDS_IN_QUERY):
+                some = wanted[start : start + _IDS_IN_QUERY]
+                found |= {
+                    image_id: to_unsigned(number)
+                    for image_id, number in self._db.execute(
+                        "SELECT image_id, difference_hash FROM fingerprints"  # noqa: S608
+                        f" WHERE image_id IN ({','.join('?' * len(some))})",
+                        some,
+                    )
+                }
+        return found
 
     def find(self, path: Path | str) -> int | None:
         """The id of the image at a path, as of the last run; None if the catalog has none there."""

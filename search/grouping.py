@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Final, Literal
 import numpy as np
 
 from indexer.decode import DecodeLimits, open_image, read_file, shrink_while_decoding
+from indexer.fingerprint import difference_hash
 from search.ordering import moment_of
 
 if TYPE_CHECKING:
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
-    from PIL import Image
 
     from indexer import ImageRecord
 
@@ -104,18 +104,6 @@ def limits_of(sample: NDArray[np.float32], images: int | None = None) -> Limits:
     agreeing, close = np.quantile(cosines, quantiles)
     # A library of nothing but copies must not raise the limits out of the reach of copies.
     return Limits(agreeing=min(float(agreeing), 0.95), close=min(float(close), 0.985))
-
-
-def difference_hash(image: Image.Image) -> int:
-    """64 bits, each saying whether a pixel of the 9x8 grey picture is brighter than its left neighbour.
-
-    After D. Hoyt's dHash; insensitive to encoding, size and brightness.
-    """
-    from PIL import Image, ImageOps
-
-    grey = ImageOps.exif_transpose(image).convert("L").resize((9, 8), Image.Resampling.BOX)
-    pixels = np.asarray(grey)
-    return int.from_bytes(np.packbits(pixels[:, 1:] > pixels[:, :-1]).tobytes())
 
 
 def hash_of_file(path: Path) -> int | None:

@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL import Image
 
+    from indexer import ImageRecord
     from indexer.decode import Preprocessor
     from indexer.filters import Filter
     from indexer.reading import Reader, Selection
@@ -460,10 +461,11 @@ class Library:
             progress: Called now and then with images done and images in all.
         """
         ids = self._reader.ids()
+        records = self._reader.images(ids)
         groups = find_groups(
-            self._reader.images(ids),
+            records,
             self._reader.vectors(ids),
-            self._comparison(),
+            self._comparison(records if kind != "exact" else ()),
             kind=kind,
             progress=progress,
         )
@@ -500,8 +502,13 @@ class Library:
         alias = ALIASES.get(identity.name) if identity is not None else None
         return alias is None or alias.can_say_no
 
-    def _comparison(self) -> Comparison:
+    def _comparison(self, records: Sequence[ImageRecord]) -> Comparison:
+        """What decides on pairs of these images."""
+        known = self._reader.difference_hashes([record.id for record in records])
         with self._lock:
+            for record in records:
+                if record.id in known:
+                    self._fingerprints[record.content_hash] = known[record.id]
             if self._limits is None:
                 self._limits = limits_of(self._sampled().vectors, len(self._reader))
             return Comparison(self._limits, self._fingerprints)
@@ -781,7 +788,9 @@ class Library:
     ) -> tuple[_Ranked, list[_Key], dict[int, tuple[int, ...]]]:
         many = min(len(ranked.ids), _FOLDED_AT_MOST)
         records = self._reader.images(ranked.ids[:many])
-        groups = fold_near_duplicates(records, self._reader.vectors(ranked.ids[:many]), self._comparison())
+        groups = fold_near_duplicates(
+            records, self._reader.vectors(ranked.ids[:many]), self._comparison(records)
+        )
         leaders = [group[0] for group in groups] + list(range(many, len(ranked.ids)))
         folded = {records[group[0]].id: tuple(records[i].id for i in group[1:]) for group in groups}
         return _taken(ranked, leaders), [keys[i] for i in leaders], folded

@@ -12,7 +12,7 @@ from indexer import LibraryDamagedError, LibraryNotFoundError, LibraryReader, Li
 from indexer.catalog import Catalog
 from indexer.migrations import SCHEMA_VERSION
 
-TABLES = ["departed", "files", "images", "models", "roots", "settings", "vectors"]
+TABLES = ["departed", "files", "fingerprints", "images", "models", "roots", "settings", "vectors"]
 
 
 def test_schema_of_a_new_catalog(tmp_path):
@@ -27,7 +27,8 @@ def test_schema_of_a_new_catalog(tmp_path):
         assert db.execute("PRAGMA user_version").fetchone() == (SCHEMA_VERSION,)
         assert db.execute("PRAGMA journal_mode").fetchone() == ("wal",)
         assert db.execute("PRAGMA page_size").fetchone() == (8192,)
-        assert db.execute("SELECT name FROM _sqlite_migrations").fetchall() == [("0001_first_schema",)]
+        steps = [name for (name,) in db.execute("SELECT name FROM _sqlite_migrations ORDER BY name")]
+        assert steps == ["0001_first_schema", "0002_fingerprints"]
 
 
 def test_image_ids_are_never_used_again(index, photos, library):

@@ -8,6 +8,7 @@ import threading
 import numpy as np
 import pytest
 from indexer_fakes import draw
+from PIL import Image
 
 from indexer import (
     ImageGoneError,
@@ -18,6 +19,7 @@ from indexer import (
     display_path,
 )
 from indexer.catalog import Catalog
+from indexer.migrations import SCHEMA_VERSION
 
 
 @pytest.fixture
@@ -57,6 +59,27 @@ def test_all_files_of_an_image(index, photos, library):
         assert reader.paths([]) == []
         with pytest.raises(ImageGoneError, match="id 999"):
             reader.paths([one, 999])
+
+
+def test_what_tells_copies_is_known_from_indexing(index, photos, library):
+    first = draw(photos / "a.png", 1, (300, 200))
+    with Image.open(first) as picture:
+        picture.resize((150, 100)).save(photos / "b.jpg", quality=60)
+        turned = picture.transpose(Image.Transpose.ROTATE_90)
+        exif = Image.Exif()
+        exif[0x0112] = 6  # shown turned back
+        turned.save(photos / "c.jpg", exif=exif, quality=90)
+    draw(photos / "d.png", 2, (300, 200))
+    index()
+    with LibraryReader.open(library) as reader:
+        ids = [reader.find(photos / name) for name in ("a.png", "b.jpg", "c.jpg", "d.png")]
+        known = reader.difference_hashes([*ids, 999])
+        a, b, c, d = (known[image_id] for image_id in ids)
+        assert (a ^ b).bit_count() <= 5
+        assert (a ^ c).bit_count() <= 5
+        assert (a ^ d).bit_count() > 13
+        assert max(known.values()) < 1 << 64
+        assert set(known) == set(ids)
 
 
 def test_many_ids_at_once(filled):
@@ -119,7 +142,7 @@ def test_status(filled, photos, encoder):
     assert [(root.path, root.is_online, root.files) for root in status.roots] == [(photos, True, 10)]
     assert status.library_bytes > 1000
     assert status.created_at < status.last_run_at
-    assert (status.offline_images, status.schema_version, status.notices) == (0, 1, [])
+    assert (status.offline_images, status.schema_version, status.notices) == (0, SCHEMA_VERSION, [])
 
 
 def test_no_library(tmp_path):
@@ -170,12 +193,12 @@ class TestSnapshot:
 
         verify, calls = module.verify, []
 
-        def replace_first(path, info):
+        def replace_first(path, info, should_stop):
             if not calls:
                 calls.append(1)
                 draw(photos / "new.png", 77)
                 index()
-            verify(path, info)
+            verify(path, info, should_stop)
 
         monkeypatch.setattr(module, "verify", replace_first)
         with LibraryReader.open(filled) as reader:

@@ -11,10 +11,10 @@ import pytest
 from PIL import Image
 
 from indexer import ImageRecord
+from indexer.fingerprint import difference_hash
 from search.grouping import (
     Comparison,
     Limits,
-    difference_hash,
     find_groups,
     fold_near_duplicates,
     hash_of_file,
