@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 UV := $(shell command -v uv 2>/dev/null)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup index app test test-faults test-cluster bench lint format screenshots lock clean run-test-cluster
+.PHONY: help setup index app test test-faults test-cluster bench lint format chromium screenshots lock clean run-test-cluster
 
 help: ## list the targets
 	@grep -hE '^[a-z][a-z-]*:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 26
@@ -49,6 +49,10 @@ lint: $(VENV)/.installed-dev ## check style, types and who imports whom
 format: $(VENV)/.installed-dev ## rewrite the code in the project's style
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
+
+chromium: ## install Debian's Chromium for the browser's tests, where there is none (needs root)
+	@command -v chromium >/dev/null || command -v google-chrome >/dev/null || \
+		{ apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y chromium >/dev/null; }
 
 screenshots: $(VENV)/.installed-dev ## make the README's pictures of the app (needs Chromium)
 	$(BIN)/python docs/make_screenshots.py
