@@ -242,7 +242,9 @@ def main() -> None:
     print(f"{len(waited):,} answers, {len(waited) / options.seconds:.0f}/s, {len(outcome.errors)} errors")
     p50, p90, p99 = np.percentile(waited, [50, 90, 99])
     print(f"waited: p50 {p50:.0f} ms, p90 {p90:.0f} ms, p99 {p99:.0f} ms, longest {waited[-1]:.0f} ms")
-    print(f"server: {busy:.2f} cores busy, {memory / 2**20:.0f} MiB; clients: {mine / options.seconds:.2f} cores")
+    print(
+        f"server: {busy:.2f} cores busy, {memory / 2**20:.0f} MiB; clients: {mine / options.seconds:.2f} cores"
+    )
     print(f"other processes: {max(0.0, others):.2f} cores")
     for error in sorted(set(outcome.errors))[:5]:
         print(f"error: {error}")

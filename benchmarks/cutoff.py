@@ -1,6 +1,6 @@
 """How well the cut tells what a library shows from what it does not, on photographs with captions.
 
-    .venv/bin/python benchmarks/cutoff.py FOLDER [CAPTIONS] [--split test] [--model starter] [--json]
+    .venv/bin/python benchmarks/cutoff.py FOLDER [CAPTIONS] [--split test] [--half reporting] [--model starter] [--json]
 
 FOLDER holds the photographs, CAPTIONS what `imago eval` takes; without, FOLDER holds a folder for each class. The
 library is the folder; nothing is written. Questions are asked of `search.cutoff`, each with what is asked for present
@@ -13,6 +13,9 @@ and with it removed from the library:
   as captions tell.
 - classes: the name of each class, present and with all its images removed.
 
+The constants of the cut are chosen on one half of the images (`--half tuning --levels 0.5 0.65 0.8`) and reported on
+the other (`--half reporting`): an image belongs to the half that the checksum of its name says, with all its captions.
+
 Precision and recall are of hits; `answered` is the share of queries with a hit. The last table is of calibration: of
 the hits that are given a probability, the share that is relevant.
 """
@@ -22,6 +25,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import zlib
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -67,8 +71,19 @@ def rate(part: float, whole: float) -> float | None:
     return round(float(part) / float(whole), 3) if whole else None
 
 
+def is_in_half(file: str, half: str | None) -> bool:
+    """Whether an image belongs to a half; None for both."""
+    return half is None or (zlib.crc32(file.encode()) % 2 == 0) == (half == "tuning")
+
+
 def measure(
-    images: np.ndarray, queries: np.ndarray, relevant: np.ndarray, removed: np.ndarray, neutral: np.ndarray
+    images: np.ndarray,
+    queries: np.ndarray,
+    relevant: np.ndarray,
+    removed: np.ndarray,
+    neutral: np.ndarray,
+    *,
+    level: float = LEVEL,
 ) -> dict[str, Any]:
     """Ask each query of the whole library, and of the library without what it is about.
 
@@ -78,8 +93,9 @@ def measure(
         relevant: bool (queries, images).
         removed: bool (queries, images): what to take away for the second question.
         neutral: float32 (texts, dimension).
+        level: See `search.cutoff.LEVEL`.
     """
-    whole = measure_null(neutral @ images.T)
+    whole = measure_null(neutral @ images.T, level)
     given, right = [], []
     answered = answered_rightly = answered_removed = 0
     hits_removed = []
@@ -91,7 +107,7 @@ def measure(
         answered += bool((chances >= CUT).any())
         answered_rightly += bool((fits & (chances >= CUT)).any())
         left = images[~gone]
-        few = probabilities(left @ query, measure_null(neutral @ left.T))
+        few = probabilities(left @ query, measure_null(neutral @ left.T, level))
         hits_removed.append(np.count_nonzero(few >= CUT))
         answered_removed += hits_removed[-1] > 0
     chances, fits = np.concatenate(given), np.concatenate(right)
@@ -146,43 +162,69 @@ def main() -> None:
     parser.add_argument("--split")
     parser.add_argument("--model", default="starter")
     parser.add_argument("--things", type=int, default=100, help="the commonest words to ask for")
+    parser.add_argument("--half", choices=["tuning", "reporting"], help="only these images")
+    parser.add_argument(
+        "--levels", type=float, nargs="+", default=[LEVEL], help="to compare on the tuning half"
+    )
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
 
     encoder = Encoder.load(options.model)
     neutral = embed_texts(NEUTRAL_TEXTS, encoder)
     if options.captions is None:
-        classes = read_classes(options.folder)
+        classes = {
+            name: [file for file in files if is_in_half(file.name, options.half)]
+            for name, files in read_classes(options.folder).items()
+        }
+        classes = {name: files for name, files in classes.items() if files}
         images = embed_files([path for files in classes.values() for path in files], encoder)
         labels = np.repeat(np.arange(len(classes)), [len(files) for files in classes.values()])
         fits = np.arange(len(classes))[:, None] == labels
-        measured = {"classes": measure(images, embed_texts(list(classes), encoder), fits, fits, neutral)}
+        questions = {"classes": (embed_texts(list(classes), encoder), fits, fits)}
     else:
         texts = captions_by_file(read_captions(options.captions, options.split))
-        files = sorted(texts)
+        files = sorted(file for file in texts if is_in_half(file, options.half))
+        texts = {file: texts[file] for file in files}
         images = embed_files([options.folder / file for file in files], encoder)
         itself = np.eye(len(files), dtype=np.bool_)
         first = embed_texts([texts[file][0] for file in files], encoder)
         words = things_in(texts)[: options.things]
         said = [[re.findall(r"[a-z]+", text.lower()) for text in texts[file]] for file in files]
         uses = np.array([[sum(word in map(singular, t) for t in each) for each in said] for word in words])
-        measured = {
-            "captions": measure(images, first, itself, itself, neutral),
-            "things": measure(images, embed_texts(words, encoder), uses >= 2, uses >= 1, neutral),
+        questions = {
+            "captions": (first, itself, itself),
+            "things": (embed_texts(words, encoder), uses >= 2, uses >= 1),
         }
 
-    constants = {"cut": CUT, "level": LEVEL, "base": BASE}
+    reports = []
+    for level in options.levels:
+        measured = {
+            name: measure(images, *question, neutral, level=level) for name, question in questions.items()
+        }
+        constants = {"cut": CUT, "level": level, "base": BASE}
+        reports.append(
+            {"model": options.model, "half": options.half, "images": len(images), **constants, **measured}
+        )
+        if not options.json:
+            show(reports[-1], list(questions))
     if options.json:
-        print(json.dumps({"model": options.model, "images": len(images), **constants, **measured}, indent=2))
-        return
-    print(f"{len(images)} images, model {options.model}, hits from a probability of {CUT}")
-    for name, found in measured.items():
+        print(json.dumps(reports if len(reports) > 1 else reports[0], indent=2))
+
+
+def show(report: dict[str, Any], names: list[str]) -> None:
+    half = f", {report['half']} half" if report["half"] else ""
+    print(
+        f"{report['images']} images{half}, model {report['model']}, hits from a probability of {report['cut']}, "
+        f"level {report['level']}"
+    )
+    for name in names:
         print(f"\n{name}")
-        for key, value in found.items():
+        for key, value in report[name].items():
             if key != "calibration":
                 print(f"  {key.replace('_', ' '):30} {value}")
-        for band in found["calibration"]:
+        for band in report[name]["calibration"]:
             print(f"  given {band['probability']}: {band['images']:7} images, relevant {band['relevant']}")
+    print()
 
 
 def embed_files(paths: list[Path], encoder: Encoder) -> np.ndarray:

@@ -110,12 +110,13 @@ class Null:
         return float(self.grid[min(at, len(self.grid) - 1)])
 
 
-def measure_null(scores: NDArray[np.floating]) -> Null:
+def measure_null(scores: NDArray[np.floating], level: float = LEVEL) -> Null:
     """Learn how neutral queries score.
 
     Args:
         scores: Of q neutral queries on m images, (q, m), q and m at least 1. NaN marks pairs to leave out, such as
             a picture with itself.
+        level: The quantile over neutral queries that stands for all.
     """
     rows = np.sort(np.asarray(scores, np.float64), axis=1)  # NaN comes last
     known = np.count_nonzero(~np.isnan(rows), axis=1)
@@ -130,7 +131,7 @@ def measure_null(scores: NDArray[np.floating]) -> Null:
     curves = np.empty((len(rows), len(grid)))
     for curve, row, count in zip(curves, rows, known.tolist(), strict=True):
         curve[:] = (count - np.searchsorted(row[:count], grid)) / count
-    return Null(grid, np.quantile(curves, LEVEL, axis=0), rows.shape[1])
+    return Null(grid, np.quantile(curves, level, axis=0), rows.shape[1])
 
 
 def base_of(scores: NDArray[np.floating]) -> float:
