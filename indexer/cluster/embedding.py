@@ -42,6 +42,8 @@ class RayEmbedding:
         self._load = load
         self._cores = cores
         self._batch_files = batch_files
+        self.deaths = 0
+        """Workers that died in the last run; what they had in hand was done again."""
 
     def run(
         self,
@@ -101,8 +103,11 @@ class RayEmbedding:
             batch_files=self._batch_files or batch_files_of(encoder),
             cores=self._cores,
         )
-        with crew:
-            crew.work(jobs(), take, report=report_and_commit, should_stop=should_stop)
+        try:
+            with crew:
+                crew.work(jobs(), take, report=report_and_commit, should_stop=should_stop)
+        finally:
+            self.deaths = crew.deaths
 
 
 def batch_files_of(encoder: ImageEncoder) -> int:

@@ -114,7 +114,7 @@ def publish(
     folder = Path(library_path).expanduser().absolute()
     with LibraryReader.open(folder) as reader:
         status = reader.status()
-    if status.model is None or not status.images:
+    if status.model is None:
         raise LibraryError(
             f"The library {display_path(folder)} holds no images to publish yet. `imago index FOLDER` adds some."
         )

@@ -129,6 +129,24 @@ def slow_encoder() -> FakeEncoder:
     return FakeEncoder(seconds_per_batch=0.05)
 
 
+class NotingEncoder(FakeEncoder):
+    """Leaves a file named after its node when it embeds, and takes its time."""
+
+    folder = ""
+
+    def encode_pixels(self, pixels: np.ndarray) -> np.ndarray:
+        import ray
+
+        (Path(self.folder) / ray.get_runtime_context().get_node_id()).touch()
+        return super().encode_pixels(pixels)
+
+
+def noting_encoder(folder: str) -> NotingEncoder:
+    encoder = NotingEncoder(seconds_per_batch=0.3)
+    encoder.folder = folder
+    return encoder
+
+
 def slower_encoder() -> FakeEncoder:
     return FakeEncoder(seconds_per_batch=0.4)
 

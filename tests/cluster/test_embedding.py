@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import signal
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import psutil
 import pytest
-from cluster_fakes import DeadlyEncoder, HostileEncoder, no_encoder, other_encoder, slow_encoder
+from cluster_fakes import DeadlyEncoder, HostileEncoder, no_encoder, noting_encoder, other_encoder
 from indexer_fakes import FakeEncoder, draw
 from PIL import Image
 
@@ -109,20 +112,30 @@ def rows_of(folder: Path) -> list[dict[str, object]]:
 def test_a_machine_that_is_killed_in_the_middle(cluster, drawn: Path, tmp_path: Path) -> None:
     second = cluster.add_node(num_cpus=1)
     cluster.wait_for_nodes()
+    notes = tmp_path / "notes"
+    notes.mkdir()
     killed = []
 
     def kill_once(progress: object) -> None:
-        if progress.indexed > 12 and not killed:
+        # Both work, and whoever works has more in hand.
+        if not killed and len(list(notes.iterdir())) == 2:
+            assert (notes / second.node_id).exists()
             killed.append(True)
-            for process in second.all_processes["raylet"]:
-                os.kill(process.process.pid, signal.SIGKILL)
+            # The raylet first, then all that it had started: a machine does not die in good order.
+            (raylet,) = (psutil.Process(each.process.pid) for each in second.all_processes["raylet"])
+            everything = [raylet, *raylet.children(recursive=True)]
+            for process in everything:
+                with suppress(psutil.NoSuchProcess):
+                    process.send_signal(signal.SIGKILL)
 
-    elsewhere = RayEmbedding(cluster.address, slow_encoder, cores=1, batch_files=4)
+    load = partial(noting_encoder, str(notes))
+    elsewhere = RayEmbedding(cluster.address, load, cores=1, batch_files=4)
     summary = index_folders(
         tmp_path / "library", [drawn], FakeEncoder(), elsewhere=elsewhere, progress=kill_once
     )
     cluster.remove_node(second)
     assert killed
+    assert elsewhere.deaths >= 1
     assert (summary.indexed, summary.embedded) == (61, 60)
     assert [failure.reason for failure in summary.failed] == ["the file begins like PNG, but is damaged"]
     assert_as_indexed_here(tmp_path / "library", drawn, tmp_path)

@@ -18,6 +18,7 @@ TEXTS = st.text(st.characters(codec=None), max_size=12)  # lone surrogates inclu
 @given(TEXTS, TEXTS)
 @example("añb", "\xb1")  # a byte of a character is no character
 @example("0g0g", "g0")
+@example("ab", "\x16")  # the lower half of one byte and the upper half of the next are no byte
 @example("z%z", "%")
 def test_a_code_contains_another_where_the_text_does(whole: str, part: str) -> None:
     assert (encode(part) in encode(whole)) == (part in whole)

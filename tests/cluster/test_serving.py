@@ -15,7 +15,8 @@ from cluster_fakes import HOSTILE, hostile_library, index_drawn, synthetic_libra
 from indexer_fakes import FakeEncoder, draw, identity
 from test_selection import filters_to_try
 
-from indexer import LibraryReader, index_folders
+from indexer import LibraryReader, forget, index_folders
+from indexer.catalog import Catalog
 from indexer.cluster import publishing
 from indexer.cluster.address import MilvusAddress
 from indexer.cluster.collection import PublishedCollection
@@ -139,6 +140,22 @@ def test_every_filter_chooses_the_same_images(
     for _ in range(40):
         several = [chance.choice([each, Not(each)]) for each in chance.sample(tried, 3)]
         assert np.asarray(served.select(several)).tolist() == np.asarray(local.select(several)).tolist()
+
+
+def test_a_pattern_does_not_reach_from_one_name_of_an_image_to_another(
+    tmp_path: Path, collection: str
+) -> None:
+    library, photos = tmp_path / "library", tmp_path / "photos"
+    draw(photos / "start1.png", 1)
+    (photos / "2end.png").write_bytes((photos / "start1.png").read_bytes())
+    index_drawn(library, photos, range(2, 5))
+    publish(library, collection)
+    across, one = NameMatches(("start*end.png",)), NameMatches(("start*.png",))
+    with LibraryReader.open(library) as local, open_reader(collection) as served:
+        for wanted in (across, Not(across), one, Not(one)):
+            assert np.asarray(served.select([wanted])).tolist() == np.asarray(local.select([wanted])).tolist()
+        assert len(served.select([across])) == 0
+        assert len(served.select([Not(across)])) == 4
 
 
 def test_facets_are_counted_alike(twins: tuple[LibraryReader, Reader]) -> None:
@@ -290,6 +307,26 @@ def test_an_update_that_is_stopped_says_so_and_answers_meanwhile(tmp_path: Path,
     assert_same(library, collection)
 
 
+def test_an_update_that_was_cut_short_and_taken_back_is_looked_at_again(
+    tmp_path: Path, collection: str
+) -> None:
+    library, photos = tmp_path / "library", tmp_path / "photos"
+    index_drawn(library, photos, range(4))
+    publish(library, collection)
+    (photos / "0.png").rename(tmp_path / "away.png")
+    index_drawn(library, photos, range(7, 8))
+    stops = iter([False, True])
+    cut = publish(library, collection, should_stop=lambda: next(stops, True))
+    assert (cut.interrupted, cut.deleted, cut.written) == (True, 1, 0)
+    (tmp_path / "away.png").rename(photos / "0.png")
+    (photos / "7.png").unlink()
+    index_folders(library, [photos], FakeEncoder(), workers=1)
+    assert (
+        publish(library, collection).written == 1
+    )  # though the library is what it was when all was complete
+    assert_same(library, collection)
+
+
 def test_two_publishers_at_once(tmp_path: Path, collection: str) -> None:
     library = synthetic_library(tmp_path / "library", 40)
     publish(library, collection)
@@ -407,7 +444,18 @@ def test_another_index_takes_the_place_of_the_first(tmp_path: Path, collection: 
         assert len(set(found[1][0].tolist()) & set(expected[1][0].tolist())) >= 18
 
 
-def test_an_empty_library_is_not_published(tmp_path: Path, collection: str) -> None:
-    library = synthetic_library(tmp_path / "library", 0)
+def test_a_library_that_was_emptied_empties_its_collection(tmp_path: Path, collection: str) -> None:
+    library, photos = tmp_path / "library", tmp_path / "photos"
+    library.mkdir()
+    with Catalog.open(library):
+        pass
     with pytest.raises(LibraryError, match="no images to publish"):
         publish(library, collection)
+    index_drawn(library, photos, range(3))
+    publish(library, collection)
+    forget(library, photos)
+    done = publish(library, collection)
+    assert (done.deleted, done.images) == (3, 0)
+    with open_reader(collection) as served:
+        assert len(served) == 0
+        assert served.nearest(np.ones((1, 16), np.float32), 5)[1].shape == (1, 0)
