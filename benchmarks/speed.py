@@ -91,6 +91,7 @@ class Bench:
         from flax import nnx
 
         from model import CLIPModel
+        from model.tokenizer import clip_tokenizer
 
         settings = {
             "model_type": "clip",
@@ -99,6 +100,7 @@ class Bench:
             "vision_config": {"model_type": "clip_vision_model", "patch_size": 32},
         }
         CLIPModel(CLIPModel.configuration_class.from_dict(settings), rngs=nnx.Rngs(0)).save_pretrained(folder)
+        clip_tokenizer(lower_case=True).save(str(folder / "tokenizer.json"))
         (folder / "preprocessor_config.json").write_text(
             json.dumps({"image_processor_type": "CLIPImageProcessor", "size": {"shortest_edge": 224}})
         )
@@ -111,7 +113,10 @@ class Bench:
 
     def ours(self, *words: str) -> dict[str, float]:
         command = [sys.executable, "-m", "benchmarks.tower", *words]
-        return _json_of(command, self.environment)
+        found = _json_of(command, self.environment)
+        if found is None:
+            sys.exit(f"{' '.join(command)} failed")
+        return found
 
     def peer(self, script: str, *words: str) -> dict[str, float] | None:
         if not PEERS.exists():

@@ -19,7 +19,7 @@ from model import cache
 from model.errors import CheckpointError, ModelInputError
 from model.families import describe, without_labels
 from model.identity import PREPROCESSING_VERSION, ModelIdentity, fingerprint_of_settings
-from model.machine import PrecisionChoice, backend, best_precision, forced_precision
+from model.machine import PrecisionChoice, backend, best_precision, device_count, forced_precision
 from model.registry import find_model
 from model.tokenizer import TextCleaning, TextTokenizer, clip_tokenizer, read_tokenizer_settings
 from model.towers import Tower
@@ -123,7 +123,7 @@ class Encoder:
     @cached_property
     def batch_size(self) -> int:
         """How many pictures at a time this machine encodes fastest."""
-        return _IMAGES_PER_BATCH_CPU if backend() == "cpu" else _IMAGES_PER_BATCH_GPU
+        return _IMAGES_PER_BATCH_CPU if backend() == "cpu" else _IMAGES_PER_BATCH_GPU * device_count()
 
     @property
     def precision(self) -> str:

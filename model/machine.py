@@ -30,6 +30,13 @@ def backend() -> str:
     return jax.default_backend()
 
 
+def device_count() -> int:
+    """Returns how many accelerators share the work; imports JAX."""
+    import jax
+
+    return jax.local_device_count()
+
+
 # Instructions that multiply bfloat16 into float32, as /proc/cpuinfo calls them, best first.
 _BFLOAT16_UNITS = {"amx_bf16": "AMX", "avx512_bf16": "AVX-512 BF16"}
 

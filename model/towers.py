@@ -109,7 +109,10 @@ class Tower:
 
 
 class _ThroughJax:
-    """A tower's parameters on JAX's default device, and what compiles it for given shapes."""
+    """A tower's parameters on all of JAX's devices, and what compiles it for given shapes.
+
+    Several devices work data-parallel: each holds all parameters and takes an equal share of a batch.
+    """
 
     def __init__(
         self,
@@ -126,7 +129,8 @@ class _ThroughJax:
 
         from model.weights import fill
 
-        self._keeps_programs = keeps_programs
+        devices = jax.local_devices()
+        self._keeps_programs = keeps_programs and len(devices) == 1
         if not self._keeps_programs:
             # Either cache, never both: what XLA took from JAX's it cannot put whole into ours.
             cache.keep_compiled_code()
@@ -152,6 +156,13 @@ class _ThroughJax:
             length = jnp.linalg.norm(features, axis=-1, keepdims=True)
             return features / jnp.maximum(length, np.finfo(np.float32).tiny)
 
+        mesh = jax.sharding.Mesh(np.asarray(devices), ("batch",))
+        self._everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+        self._divided = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("batch"))
+        self._devices = len(devices)
+        if self._devices > 1:
+            self._parameters = jax.device_put(self._parameters, self._everywhere)
+
         # Also parameters that a program does not use are its inputs, so that a kept program can be fed
         # blindly.
         self._function = jax.jit(function, keep_unused=True)
@@ -160,9 +171,24 @@ class _ThroughJax:
 
     def compile(self, inputs: tuple[npt.NDArray[Any], ...], name: str) -> Function:
         """Compiles for the shapes of `inputs`, and keeps the program under `name` where it can be replayed."""
+        if self._devices > 1:
+            return self._compile_for_all(inputs)
         compiled = self._function.lower(self._parameters, *inputs).compile()
         self._keep(compiled, name)
         return lambda *arrays: np.asarray(compiled(self._parameters, *arrays))
+
+    def _compile_for_all(self, inputs: tuple[npt.NDArray[Any], ...]) -> Function:
+        """The same for several devices; what cannot be divided equally, a single query, each computes whole."""
+        import jax
+
+        share = self._everywhere if len(inputs[0]) % self._devices else self._divided
+
+        def place(arrays: tuple[npt.NDArray[Any], ...]) -> tuple[jax.Array, ...]:
+            placed: tuple[jax.Array, ...] = jax.device_put(arrays, share)
+            return placed
+
+        compiled = self._function.lower(self._parameters, *place(inputs)).compile()
+        return lambda *arrays: np.asarray(compiled(self._parameters, *place(arrays)))
 
     def _keep(self, compiled: Any, name: str) -> None:
         if not self._keeps_programs:

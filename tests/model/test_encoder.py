@@ -223,6 +223,33 @@ def test_narrow_products_keep_the_promised_cosine(
     assert cosine < cosines.min() < 1 - 1e-9
 
 
+TWO_DEVICES = """
+import sys
+import jax
+import numpy as np
+from model import Encoder
+pixels = np.load(sys.argv[1])
+encoder = Encoder.load("starter")
+np.save(sys.argv[2], np.concatenate([encoder.encode_pixels(pixels), encoder.encode_texts(["dog"])]))
+print(sorted({device.id for array in jax.live_arrays() for device in array.devices()}))
+"""
+
+
+def test_several_devices_share_the_work_and_change_no_vector(
+    starter: Encoder, draw_picture: Callable[[int], Image.Image], tmp_path: Path
+) -> None:
+    pictures = [draw_picture(seed) for seed in range(starter.batch_size + 1)]
+    pixels = np.stack([starter.preprocessor(picture) for picture in pictures])
+    np.save(tmp_path / "pixels.npy", pixels)
+    command = [sys.executable, "-c", TWO_DEVICES, tmp_path / "pixels.npy", tmp_path / "vectors.npy"]
+    flags = "--xla_force_host_platform_device_count=2"
+    environment = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("[0, 1]")
+    expected = np.concatenate([starter.encode_pixels(pixels), starter.encode_texts(["dog"])])
+    np.testing.assert_allclose(np.load(tmp_path / "vectors.npy"), expected, atol=2e-6)
+
+
 COLD_START = """
 import sys
 import numpy as np
