@@ -9,9 +9,11 @@ from __future__ import annotations
 import click
 
 from app.commands import evaluate, index, library, models, publish, search, servers, train
+from app.failures import TranslatedGroup
 
 
 @click.group(
+    cls=TranslatedGroup,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="Start with: imago index ~/Pictures",
 )

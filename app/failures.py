@@ -21,6 +21,27 @@ EXIT_INTERRUPTED = 130
 """Stopped by Ctrl-C, as shells report it."""
 
 
+class ReaderWentAwayError(Exception):
+    """Whoever read the output has enough of it, as in `imago search ... | head`."""
+
+
+class TranslatedGroup(click.Group):
+    """Commands whose output may end early; click would end the program with 1 for that."""
+
+    def invoke(self, ctx: click.Context) -> object:
+        """Run the command, and write what it printed.
+
+        Raises:
+            ReaderWentAwayError: Nobody reads it any more.
+        """
+        try:
+            result: object = super().invoke(ctx)
+            sys.stdout.flush()
+        except BrokenPipeError as error:
+            raise ReaderWentAwayError from error
+        return result
+
+
 def explain(error: BaseException) -> str | None:
     """Say what went wrong in one line for people, or None where the error is a defect of ours.
 
@@ -68,10 +89,9 @@ def run_and_translate(command: click.Command) -> int:
     except (KeyboardInterrupt, click.Abort):
         _complain("stopped")
         return EXIT_INTERRUPTED
-    except BrokenPipeError:
-        # The reader went away (`imago search ... | head`): not a failure. Python would complain again while
-        # flushing at exit, so stdout is pointed somewhere harmless.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except ReaderWentAwayError:
+        # Not a failure. Python would complain again while flushing at exit, so output goes somewhere harmless.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 0
     except Exception as error:
         if os.environ.get("IMAGO_DEBUG"):

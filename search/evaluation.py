@@ -144,7 +144,9 @@ def read_captions(path: Path, split: str | None = None) -> list[Caption]:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeError) as error:
-        raise EvaluationError(f"The captions in {path} cannot be read: {error}.") from error
+        raise EvaluationError(
+            f"The captions in {path} cannot be read: {getattr(error, 'strerror', None) or error}."
+        ) from error
     try:
         if path.suffix.lower() == ".json":
             captions = list(_coco_captions(json.loads(text)))
@@ -221,7 +223,9 @@ def read_classes(folder: Path) -> dict[str, list[Path]]:
             for path in folders
         }
     except OSError as error:
-        raise EvaluationError(f"{folder} cannot be read: {error}.") from error
+        raise EvaluationError(
+            f"{folder} cannot be read: {getattr(error, 'strerror', None) or error}."
+        ) from error
     classes = {name: files for name, files in classes.items() if files}
     if len(classes) < 2:
         raise EvaluationError(

@@ -1,7 +1,8 @@
 """Groups of duplicates, found once for each state of the library and kept.
 
 Looking through 100,000 images takes about a minute, and more where files must be read to tell one picture from another,
-because they were indexed before that was noted. So it is done in a thread of its own; a request waits for it a little, and is told to ask again where that was not enough.
+because they were indexed before that was noted. So it is done in a thread of its own; a request waits for it a little,
+and is told to ask again where that was not enough.
 """
 
 from __future__ import annotations

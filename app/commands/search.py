@@ -39,7 +39,11 @@ def answer_options(command: Callable[..., None]) -> Callable[..., None]:
         click.option(
             "-0", "--print0", "nul", is_flag=True, help="Paths only, each ended by NUL, for xargs -0."
         ),
-        click.option("--pictures", is_flag=True, help="Show thumbnails where the terminal can: by kitty's protocol or sixel."),
+        click.option(
+            "--pictures",
+            is_flag=True,
+            help="Show thumbnails where the terminal can: by kitty's protocol or sixel.",
+        ),
         click.option("--copy-to", type=FolderPath(), metavar="DIR", help="Copy the hits into a folder."),
         click.option(
             "--link-to", type=FolderPath(), metavar="DIR", help="Put links to the hits into a folder."

@@ -232,6 +232,20 @@ def test_the_api_needs_a_token_beyond_this_machine(run: Run, monkeypatch: pytest
     assert "IMAGO_API_TOKEN" in outcome.err
 
 
+@pytest.mark.skipif(os.name == "nt", reason="pipes end otherwise there")
+@pytest.mark.parametrize("form", ["text", "paths", "json"])
+def test_a_reader_that_goes_away_is_no_failure(run: Run, pictures: Path, form: str) -> None:
+    run("index", pictures)
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        command = [sys.executable, "-m", "app", "search", "a dog", "--format", form]
+        done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, check=False)
+    finally:
+        os.close(writing)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_usage_errors_leave_with_2(run: Run) -> None:
     assert run("search").exit_code == 2
     assert run("search", "dog", "-n", "0").exit_code == 2
