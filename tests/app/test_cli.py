@@ -163,6 +163,7 @@ def test_hits_for_pipes(run: Run, pictures: Path, tmp_path: Path) -> None:
 
 
 def test_duplicates_name_every_file(run: Run, pictures: Path) -> None:
+    run("index", pictures)  # what the library knew first comes first
     shutil.copy(pictures / "2.png", pictures / "copy of 2.png")
     with Image.open(pictures / "2.png") as picture:
         picture.resize((320, 240)).save(pictures / "larger.png")
