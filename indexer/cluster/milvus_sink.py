@@ -178,6 +178,7 @@ class MilvusSink:
     def finish(self) -> None:
         """Says that everything is there."""
         moment = _now()
+        self._connection.call("flush", self._address.collection)  # only rows that are sealed get an index
         manifest = self._collection.manifest()
         self._collection.write_manifest(
             replace(

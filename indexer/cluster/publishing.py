@@ -186,6 +186,9 @@ class _Run:
                 self._publish_block(first, known.get(first, ""), manifest.publication, lease)
                 if self.progress is not None:
                     self.progress(min(self.done, self.status.images), self.status.images)
+            if self.written or self.deleted:
+                # Only rows that are sealed get an index; without this they would wait for the next ones to come.
+                collection.connection.call("flush", collection.name)
             if not self.is_interrupted:
                 moment = _now()
                 manifest = replace(
