@@ -100,7 +100,7 @@ class _Fit:
     def minimum_side_pixels(self) -> int:
         return self.longest_side_pixels
 
-    def __call__(self, image: Image.Image) -> NDArray[np.uint8]:
+    def __call__(self, image: Image.Image, full_size: tuple[int, int] | None = None) -> NDArray[np.uint8]:  # noqa: ARG002  (the shape follows)
         import numpy as np
         from PIL import Image
 

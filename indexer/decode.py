@@ -59,8 +59,13 @@ class Preprocessor(Protocol):
     def minimum_side_pixels(self) -> int:
         """Smallest shortest edge that an image may be decoded at."""
 
-    def __call__(self, image: Image) -> NDArray[np.uint8]:
-        """Turns an image into uint8 (height, width, 3)."""
+    def __call__(self, image: Image, full_size: tuple[int, int] | None = None) -> NDArray[np.uint8]:
+        """Turns an image into uint8 (height, width, 3).
+
+        Args:
+            image: Perhaps decoded at a fraction of its size.
+            full_size: Upright width and height that it has at full size, if so.
+        """
 
 
 @dataclass(frozen=True)
@@ -218,13 +223,16 @@ def decode(
             with stopwatch.time("decode"):
                 image = open_image(file.data, file.format)
                 metadata = read_metadata(image)
+                full_size = image.size
                 shrink_while_decoding(image, preprocessor.minimum_side_pixels)
+                is_shrunk = image.size != full_size
                 _check_pixels(image, limits, may_be_heavy=may_be_heavy)
                 image.load()
             with stopwatch.time("preprocess"):
                 with suppress(Exception):  # pixels of a rare kind; the picture is found all the same
                     metadata.difference_hash = difference_hash(image)
-                return preprocessor(image), metadata
+                upright_size = (metadata.width_pixels, metadata.height_pixels) if is_shrunk else None
+                return preprocessor(image, upright_size), metadata
         except (RefusedError, HeavyError, MemoryError):
             raise
         except Exception as error:

@@ -157,8 +157,9 @@ class _ThroughJax:
             return features / jnp.maximum(length, np.finfo(np.float32).tiny)
 
         mesh = jax.sharding.Mesh(np.asarray(devices), ("batch",))
-        self._everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
-        self._divided = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("batch"))
+        whole, divided = jax.sharding.PartitionSpec(), jax.sharding.PartitionSpec("batch")  # type: ignore[no-untyped-call]
+        self._everywhere = jax.sharding.NamedSharding(mesh, whole)
+        self._divided = jax.sharding.NamedSharding(mesh, divided)
         self._devices = len(devices)
         if self._devices > 1:
             self._parameters = jax.device_put(self._parameters, self._everywhere)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import math
+import sys
 import warnings
 from typing import TYPE_CHECKING
 
@@ -143,5 +144,9 @@ def compose(left: npt.NDArray[np.uint8], right: npt.NDArray[np.uint8]) -> npt.ND
 
 
 def plain(content: bytes, preprocessor: ImagePreprocessor) -> npt.NDArray[np.uint8]:
-    """Make the pixels that search would make of an image: uint8 (height, width, 3). Raises BrokenImageError."""
-    return preprocessor(decode(content, preprocessor.minimum_side_pixels))
+    """Make the pixels that search would make of an image decoded in full: uint8 (height, width, 3).
+
+    Raises:
+        BrokenImageError: the bytes cannot be decoded.
+    """
+    return preprocessor(decode(content, sys.maxsize))

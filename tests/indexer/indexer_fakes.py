@@ -38,7 +38,7 @@ class SmallPreprocessor:
 
     minimum_side_pixels: int = SIDE_PIXELS
 
-    def __call__(self, image: Image.Image) -> np.ndarray:
+    def __call__(self, image: Image.Image, full_size: tuple[int, int] | None = None) -> np.ndarray:
         return np.asarray(image.convert("RGB").resize((SIDE_PIXELS, SIDE_PIXELS)))
 
 
@@ -49,7 +49,7 @@ class HostilePreprocessor(SmallPreprocessor):
     crash_width_pixels: int = 13
     hang_width_pixels: int = 17
 
-    def __call__(self, image: Image.Image) -> np.ndarray:
+    def __call__(self, image: Image.Image, full_size: tuple[int, int] | None = None) -> np.ndarray:
         if image.width == self.crash_width_pixels:
             os.kill(os.getpid(), signal.SIGSEGV)
         if image.width == self.hang_width_pixels:

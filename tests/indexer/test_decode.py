@@ -100,6 +100,24 @@ def test_a_large_jpeg_is_decoded_small_but_never_too_small(tmp_path):
     assert (load(path)[1].width_pixels, load(path)[1].height_pixels) == (800, 600)
 
 
+@pytest.mark.parametrize(("orientation", "told"), [(1, (801, 603)), (6, (603, 801))])
+def test_the_preprocessor_is_told_the_upright_size_of_what_was_decoded_small(tmp_path, orientation, told):
+    seen = []
+
+    class Told(SmallPreprocessor):
+        def __call__(self, image, full_size=None):
+            seen.append((image.size, full_size))
+            return super().__call__(image)
+
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.effect_mandelbrot((801, 603), (-2, -1, 1, 1), 20).save(tmp_path / "a.jpg", exif=exif)
+    file = read_file(str(tmp_path / "a.jpg"), LIMITS)
+    decode(file, Told(minimum_side_pixels=75), LIMITS)
+    decode(file, Told(minimum_side_pixels=500), LIMITS)
+    assert seen == [((101, 76), told), ((801, 603), None)]
+
+
 class TestMetadata:
     def exif(self):
         exif = Image.Exif()

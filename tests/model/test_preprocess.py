@@ -300,11 +300,27 @@ def test_it_travels_to_worker_processes() -> None:
 
 
 def test_the_smallest_side_a_decoder_may_deliver() -> None:
-    assert ImagePreprocessor.from_config({"size": 31, "crop_size": 20}).minimum_side_pixels == 4 * 31
+    assert ImagePreprocessor.from_config({"size": 31, "crop_size": 20}).minimum_side_pixels == 5 * 31
     exact = {"image_processor_type": "SiglipImageProcessor", "size": {"height": 20, "width": 28}}
-    assert ImagePreprocessor.from_config(exact).minimum_side_pixels == 4 * 28
-    assert ImagePreprocessor.from_config({"size": 224}).minimum_side_pixels == 2 * 224
+    assert ImagePreprocessor.from_config(exact).minimum_side_pixels == 5 * 28
+    assert ImagePreprocessor.from_config({"size": 224}).minimum_side_pixels == 3 * 224
     assert ImagePreprocessor.from_config({"do_resize": False}).minimum_side_pixels == sys.maxsize
+
+
+@pytest.mark.parametrize("rule", [{"size": 64}, {"size": 64, "crop_size": 48}])
+@pytest.mark.parametrize("size", [(1689, 2112), (2112, 1689), (1001, 1999), (700, 701)])
+def test_a_picture_that_was_decoded_smaller_is_cropped_where_the_whole_would_be(
+    rule: dict[str, object], size: tuple[int, int]
+) -> None:
+    # Slow waves: half the pixels show them as well, but a crop that is one pixel off does not.
+    x, y = (np.linspace(0, 9 * np.pi, length, endpoint=False) for length in size)
+    waves = 127 + 63 * np.sin(x)[None, :, None] + 63 * np.cos(y)[:, None, None]
+    whole = Image.fromarray(np.repeat(waves, 3, axis=2).astype(np.uint8))
+    half = whole.resize(((size[0] + 1) // 2, (size[1] + 1) // 2), Image.Resampling.BOX)
+    preprocessor = ImagePreprocessor.from_config(rule)
+    expected, found = preprocessor(whole), preprocessor(half, size)
+    assert found.shape == expected.shape
+    assert np.abs(found.astype(int) - expected).max() <= 6
 
 
 @pytest.mark.parametrize("thing", [b"bytes", None, np.zeros((4, 4, 3), np.uint8), Image.new("RGB", (0, 4))])
