@@ -299,7 +299,8 @@ def print_status(status: LibraryStatus, failures: Sequence[FileFailure]) -> None
     click.echo(f"skipped   {status.skipped:,}")
     click.echo(f"failed    {status.failed:,}")
     click.echo(f"index     {status.index}")
-    click.echo(f"on disk   {status.library_bytes / 1e6:,.1f} MB")
+    if status.library_bytes:
+        click.echo(f"on disk   {status.library_bytes / 1e6:,.1f} MB")
     click.echo(f"last run  {status.last_run_at or 'none yet'}")
     if status.next_model is not None:
         click.echo(

@@ -67,7 +67,8 @@ def show_figures(status: LibraryStatus) -> None:
         st.metric("Pictures", f"{status.images:,}")
         st.metric("Files", f"{status.files:,}")
         st.metric("Could not be read", f"{status.failed:,}")
-        st.metric("On the disk", bytes_told(status.library_bytes))
+        if status.library_bytes:
+            st.metric("On the disk", bytes_told(status.library_bytes))
 
 
 def show_folders(status: LibraryStatus, path: Path | None) -> None:

@@ -407,6 +407,7 @@ class MilvusReader:
             created_at=manifest.library_created_at or manifest.created_at,
             last_run_at=manifest.last_run_at or manifest.completed_at,
             notices=self.notices,
+            index=f"{manifest.index}, on the server",
         )
 
     def roots(self) -> list[RootStatus]:

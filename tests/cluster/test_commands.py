@@ -72,6 +72,9 @@ def test_the_same_commands_with_only_the_address_new(published: tuple[Path, str,
         assert here["hits"]
     status = json.loads(imago("status", "--json", "--library", place).stdout)
     assert (status["images"], status["failed"], status["library"]) == (60, 1, place)
+    told = imago("status", "--library", place).stdout
+    assert "hnsw, on the server" in told
+    assert "on disk" not in told
     assert str(photos) in imago("roots", "--library", place).stdout
     doctor = imago("doctor", "--library", place).stdout
     assert "recall@10" in doctor
