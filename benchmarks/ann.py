@@ -94,7 +94,8 @@ class Data:
             self.count, self.dimension = arguments.vectors, arguments.dimension
             texts = self._space.texts(random, QUERIES + BUILD_QUERIES)
             self.image_queries = self._space.images(random, QUERIES)
-        self.text_queries = texts[:QUERIES]
+        self.text_queries = texts[: min(QUERIES, arguments.queries)]
+        self.image_queries = self.image_queries[: arguments.queries]
         self.build_queries = texts[QUERIES : QUERIES + BUILD_QUERIES]
 
     def chunks(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -334,6 +335,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--images", type=Path, help="real image vectors (.npy)")
     parser.add_argument("--texts", type=Path, help="real text vectors (.npy)")
+    parser.add_argument("--queries", type=int, default=QUERIES, help="queries of each kind, 100 at most")
     parser.add_argument("--filtered", type=int, default=30, help="queries for each filter")
     parser.add_argument("--exact", type=int, default=10, help="queries to time an exact search with")
     parser.add_argument("--json", action="store_true")

@@ -124,6 +124,8 @@ def read(library: Path, dimension: int, *, brute: bool) -> list[tuple[str, str]]
         ids = reader.ids()
         middle, spread = median_ms(lambda: reader.nearest(queries[next(step) % 64][None], K))
         rows.append((f"query, all {count:,}", f"{middle:.1f} ± {spread:.1f} ms"))
+        middle, spread = median_ms(lambda: reader.nearest(queries[next(step) % 64][None], 1024))
+        rows.append(("query, all, k = 1,024, as searches with a cut ask", f"{middle:.1f} ± {spread:.1f} ms"))
         for share in (1e-5, 1e-4, 1e-3, 1e-2, 0.1, 0.5, 0.9):
             among = np.sort(random.choice(ids, max(1, int(share * count)), replace=False))
             middle, spread = median_ms(

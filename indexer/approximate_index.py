@@ -7,9 +7,9 @@ those of an exact search, so a score never depends on how an image was found, an
 vector's size are enough. docs/ann.md has the kinds of index that were tried and why this one stayed.
 
 Words and pictures lie in different cones of the space, so how many cells a query must visit is not guessed:
-building measures it with embedded texts against an exact search of the same library (`Probes`). A filter makes the
-wanted images lie deeper in the order of all, and the number of cells grows with that depth; where few images
-are allowed, all of them are scored and no index is asked.
+building measures it with embedded texts against an exact search of the same library
+(`ApproximateInfo.probes`). A filter makes the wanted images lie deeper in the order of all, and the number of
+cells grows with that depth; where few images are allowed, all of them are scored and no index is asked.
 
 Like vectors.faiss, the file is derived, immutable and replaced whole. It belongs to exactly one vectors.faiss,
 whose positions are its labels. When that file is written anew, the cells are kept: what has gone is taken
@@ -44,16 +44,15 @@ if TYPE_CHECKING:
     Watcher = Callable[[int, int], bool]
 
 FILE_VERSION = 1
-APPROXIMATE_SETTING = (
-    "approximate_index"  # in the catalog: whether to have one; not there for what size demands
-)
+# In the catalog: whether to have one. Not there as long as only size decides.
+APPROXIMATE_SETTING = "approximate_index"
 MINIMUM_VECTORS = 1_000  # below, an exact search costs less than choosing cells
 # Bytes of vectors that an exact search reads within 60 ms on one core of a common machine (docs/ann.md).
 _EXACT_BYTES = 1_250_000_000
 _BLOCK_ROWS = 32_768
 _WRITE_BYTES = 1 << 20
-# Cells: about four times the square root of the number of vectors, as FAISS recommends, so that choosing
-# cells and looking into them cost alike. More than this many would take longer than an hour to fill.
+# Cells: about four times the square root of the number of vectors, as FAISS recommends. No more than this,
+# because comparing each vector with each centre is most of a build.
 _MOST_CELLS = 4_096
 _TRAINING_ROWS_PER_CELL = 50
 _TRAINING_ROUNDS = 8
@@ -74,6 +73,7 @@ _STAND_INS = 64
 # candidates stay the same.
 _SETTLED = 64
 _SETTLED_SHARE = 0.95
+_NEARLY_ALL = 0.95  # what has gone since the file was made is no filter
 _SAMPLE_ROWS = 1 << 18  # of positions, to tell in which cells a filter's images lie
 _GROWTH = 4
 
@@ -99,6 +99,7 @@ class ApproximateInfo:
         recall: Share of the ten nearest that was found for the queries it was measured with, when the cells were made.
         faiss_bytes: Length of FAISS's part.
         checksum: CRC-32 of everything before this description.
+        queries: What these queries were, `texts` or `images`.
         version: Of this layout.
     """
 
@@ -113,6 +114,7 @@ class ApproximateInfo:
     recall: float
     faiss_bytes: int = 0
     checksum: int = 0
+    queries: str = "texts"
     version: int = FILE_VERSION
 
     def mismatch(self, base: VectorFileInfo) -> str | None:
@@ -168,7 +170,8 @@ class ApproximateIndex:
         info = self.info
         return (
             f"{info.count:,} vectors in {info.cells:,} cells, of which a search visits"
-            f" {info.cells_to_visit(_DEPTHS[0]):,}; recall@{_DEPTHS[0]} {info.recall:.3f} when built"
+            f" {info.cells_to_visit(_DEPTHS[0]):,};"
+            f" recall@{_DEPTHS[0]} {info.recall:.3f} with {info.queries} when built"
         )
 
     def is_complete(self) -> bool:
@@ -210,7 +213,7 @@ class ApproximateIndex:
             _, found = self._index.search(query[None], fetch, params=parameters)
             positions: NDArray[np.int64] = found[0][found[0] >= 0]
             is_all = parameters.nprobe >= self.info.cells
-            is_settled = allowed is None or (
+            is_settled = candidates >= _NEARLY_ALL * self.info.count or (
                 best is not None
                 and len(np.intersect1d(best, positions[:_SETTLED])) >= _SETTLED_SHARE * len(best)
             )
@@ -283,6 +286,7 @@ def build(
         cells=cells,
         probes=((_DEPTHS[0], cells),),
         recall=1.0,
+        queries="images" if queries is None else "texts",
     )
     if queries is None:
         queries = decoded(

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 ALIGNMENT = 64
@@ -96,8 +96,16 @@ def read_description(path: Path, version: int) -> tuple[dict[str, Any], int]:
     return fields, size - _FOOTER.size - length
 
 
-def verify_bytes(path: Path, length: int, checksum: int) -> None:
+def verify_bytes(
+    path: Path, length: int, checksum: int, should_stop: Callable[[], bool] | None = None
+) -> None:
     """Compares the first `length` bytes of a file with their checksum (gigabytes a second).
+
+    Args:
+        path: The file.
+        length: How many bytes.
+        checksum: Their CRC-32.
+        should_stop: Asked now and then; once it says True, nothing more is compared.
 
     Raises:
         VectorFileError: They differ.
@@ -107,6 +115,8 @@ def verify_bytes(path: Path, length: int, checksum: int) -> None:
         with path.open("rb", buffering=0) as file:
             block = bytearray(min(length, _BLOCK_BYTES))
             while length:
+                if should_stop is not None and should_stop():
+                    return
                 got = file.readinto(memoryview(block)[: min(length, len(block))])
                 if not got:
                     raise VectorFileError("it is truncated")

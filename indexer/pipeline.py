@@ -17,7 +17,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from indexer.approximate_index import BuildStoppedError
+from indexer.approximate_index import APPROXIMATE_SETTING, MINIMUM_VECTORS, BuildStoppedError
 from indexer.catalog import Catalog, now, translated
 from indexer.comparison import Comparison
 from indexer.decode import DecodeLimits, Preprocessor, decode, read_file
@@ -243,6 +243,11 @@ class _Run:
                     base = renew_vector_file(catalog, self.active, base)
                 if not self.is_interrupted:
                     renew_approximate_index(catalog, base, self._watch_building, self.text_vectors)
+                if catalog.setting(APPROXIMATE_SETTING) and base.count < MINIMUM_VECTORS:
+                    self.notices.append(
+                        f"With fewer than {MINIMUM_VECTORS:,} images every search is exact and fast; the approximate"
+                        " index is made once there are more."
+                    )
             self._progress.tell("finishing", force=True)
         except (KeyboardInterrupt, BuildStoppedError):  # each step is whole or not done at all
             self.is_interrupted = True

@@ -109,7 +109,7 @@ class LibraryReader:
     def close(self) -> None:
         """Releases the library."""
         with self._lock:
-            self._snapshot.wait()
+            self._snapshot.close()
             self._db.close()
 
     def refresh(self) -> bool:
@@ -121,6 +121,7 @@ class LibraryReader:
         with self._reading():
             if self._snapshot.is_current(self._db):
                 return False
+            self._snapshot.close()
             self._snapshot = _Snapshot(self.path, self._db)
             return True
 
@@ -516,6 +517,7 @@ class _Snapshot:
 
     def _load(self, connection: sqlite3.Connection) -> None:
         self._error: VectorFileError | None = None
+        self._late_error: VectorFileError | None = None
         self._was_replaced = False
         self._base: Segment | None = None
         self._info: VectorFileInfo | None = None
@@ -523,6 +525,8 @@ class _Snapshot:
         self._tail: tuple[NDArray[np.int64], NDArray[np.float16]] | None = None
         self._segments: list[tuple[Segment, NDArray[np.bool_] | None]] | None = None
         self._thread: threading.Thread | None = None
+        self._is_ready = threading.Event()
+        self._is_closing = threading.Event()
         # The file is looked at before the catalog: then the catalog is never older than the file, and
         # whatever the file lacks or holds too much is in `vectors` and `departed`. Only if the file was
         # replaced in between can it be too old, and then the new one is already there.
@@ -552,9 +556,12 @@ class _Snapshot:
         if self._info is not None:
             self._thread = threading.Thread(target=self._open_base, args=(self._info,), name="vectors-check")
             self._thread.start()
+        else:
+            self._is_ready.set()
 
-    def wait(self) -> None:
-        """Waits until the file was checked."""
+    def close(self) -> None:
+        """Ends the check of the file, if it is still going on."""
+        self._is_closing.set()
         if self._thread is not None:
             self._thread.join()
             self._thread = None
@@ -572,14 +579,17 @@ class _Snapshot:
 
     def segments(self, connection: sqlite3.Connection) -> list[tuple[Segment, NDArray[np.bool_] | None]]:
         """The sets of vectors to search, each with the mask of those that may be found (None: all)."""
+        if self._late_error is not None:
+            self._error, self._late_error = self._late_error, None
+            self._base = self._segments = None
         if self._segments is not None:
             return self._segments
-        self.wait()
+        self._is_ready.wait()
         for _ in range(_ATTEMPTS):
             if not self._was_replaced:
                 break
             self._load(connection)
-            self.wait()
+            self._is_ready.wait()
         if self.model is None:
             self._segments = []
             return self._segments
@@ -633,24 +643,46 @@ class _Snapshot:
         return ids[order], codes[order]
 
     def _open_base(self, info: VectorFileInfo) -> None:
+        """Checks and maps the file.
+
+        Where there is an approximate index, there are gigabytes of vectors, which take seconds to check. The
+        index is checked first, and then answers while they are.
+        """
         try:
-            verify(self._file, info)
+            approximate = self._open_approximate(info)
+            if approximate is None:
+                verify(self._file, info, self._is_closing.is_set)
             base = Segment.from_file(self._file, info)
-            if wants_approximate(self._approximate_setting, info.count, info.dimension):
-                try:
-                    base.approximate = ApproximateIndex.from_file(self._approximate_file, info)
-                except VectorFileError as error:
-                    self._approximate_error = error
-            if read_info(self._file) == info:
-                self._base = base
-            else:
-                self._was_replaced = True
+            base.approximate = approximate
+            self._was_replaced = read_info(self._file) != info
+            self._base = None if self._was_replaced else base
         except VectorFileError as error:
             self._error = error
-            # A writer may have put a new file in place since: then these were not the bytes that were
-            # described.
-            with suppress(VectorFileError):
-                self._was_replaced = read_info(self._file) != info
+            self._was_replaced = self._is_replaced(info)
+        finally:
+            self._is_ready.set()
+        if self._base is None or self._base.approximate is None:
+            return
+        try:
+            verify(self._file, info, self._is_closing.is_set)
+        except VectorFileError as error:
+            if not self._is_replaced(info):
+                self._late_error = error
+
+    def _is_replaced(self, info: VectorFileInfo) -> bool:
+        """Whether a writer has put a new file in place: then these were not the bytes that were described."""
+        with suppress(VectorFileError):
+            return read_info(self._file) != info
+        return False
+
+    def _open_approximate(self, info: VectorFileInfo) -> ApproximateIndex | None:
+        if not wants_approximate(self._approximate_setting, info.count, info.dimension):
+            return None
+        try:
+            return ApproximateIndex.from_file(self._approximate_file, info)
+        except VectorFileError as error:
+            self._approximate_error = error
+            return None
 
 
 def _data_version(connection: sqlite3.Connection) -> int:

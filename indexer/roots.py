@@ -81,7 +81,7 @@ def forget(library_path: Path | str, path: Path | str) -> ForgetSummary:
         if active is not None and image_ids:
             base, _ = usable_vector_file(catalog, active)
             base = renew_vector_file(catalog, active, base, force=True)
-            renew_approximate_index(catalog, base, lambda _done, _total: False)
+            renew_approximate_index(catalog, base, lambda _done, _total: False, may_build=False)
         will_return = not whole and given.exists()
     return ForgetSummary(len(rows), sorted(image_ids), will_return)
 

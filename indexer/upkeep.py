@@ -116,6 +116,8 @@ def renew_approximate_index(
     base: VectorFileInfo,
     watch: Watcher,
     text_vectors: Callable[[], NDArray[np.float32]] | None = None,
+    *,
+    may_build: bool = True,
 ) -> None:
     """Makes vectors.ann, brings it in step with vectors.faiss, or deletes it, as the library needs.
 
@@ -124,6 +126,8 @@ def renew_approximate_index(
         base: The description of the vectors.faiss that is in place.
         watch: Told how far it is; says whether to stop.
         text_vectors: Gives embedded texts, float32 (q, dimension), to measure a new index with.
+        may_build: Whether there is the time to make one from nothing; if not, searches go on exactly until
+            somebody has it.
 
     Raises:
         BuildStoppedError: `watch` said so; searches go on exactly.
@@ -134,18 +138,22 @@ def renew_approximate_index(
         if not wants_approximate(catalog.setting(APPROXIMATE_SETTING), base.count, base.dimension):
             path.unlink(missing_ok=True)
             return
+        segment = Segment.from_file(catalog.library_path / VECTORS_NAME, base)
         info: ApproximateInfo | None = None
         with suppress(VectorFileError):
-            info = read_approximate_info(path)
-            if info.mismatch(base) is None:
-                verify_approximate(path, info)
+            found = read_approximate_info(path)
+            if found.mismatch(base) is None:
+                verify_approximate(path, found)
                 return
-        segment = Segment.from_file(catalog.library_path / VECTORS_NAME, base)
-        if info is not None and not info.is_outgrown(base.count):
-            with suppress(VectorFileError):
-                update(path, base, segment, watch)
+            if not found.is_outgrown(base.count):
+                info = update(path, base, segment, watch)
+        if info is None:
+            if not may_build:
+                path.unlink(missing_ok=True)
                 return
-        build(path, base, segment, text_vectors() if text_vectors is not None else None, watch)
+            info = build(path, base, segment, text_vectors() if text_vectors is not None else None, watch)
+        with catalog.transaction():  # so that readers see that something has changed
+            catalog.set_setting("approximate_checksum", info.checksum)
 
 
 def _write(catalog: Catalog, model: StoredModel, base: VectorFileInfo | None, name: str) -> VectorFileInfo:

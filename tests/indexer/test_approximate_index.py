@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+import time
+
 import numpy as np
 import pytest
 from indexer_fakes import draw
@@ -278,6 +281,29 @@ class TestLibrary:
         forget(library, paths[0])
         assert read_info(library / "vectors.ann").count == count - 1
 
+    def test_what_is_forgotten_is_taken_out_of_a_damaged_one_too(self, index, paths, library):
+        index(approximate=True)
+        (library / "vectors.ann").write_bytes(b"damaged")
+        forget(library, paths[0])
+        assert not (library / "vectors.ann").exists()
+
+    @pytest.mark.usefixtures("paths")
+    def test_an_open_reader_takes_to_it_and_leaves_it(self, index, library):
+        index()
+        with LibraryReader.open(library) as reader:
+            assert not reader.is_approximate
+            index(approximate=True)
+            assert reader.refresh()
+            assert reader.is_approximate
+            index(approximate=False)
+            assert reader.refresh()
+            assert not reader.is_approximate
+
+    @pytest.mark.usefixtures("paths")
+    def test_it_is_said_if_there_are_too_few(self, index, monkeypatch):
+        monkeypatch.setattr("indexer.pipeline.MINIMUM_VECTORS", 1_000)
+        assert "fewer than 1,000 images" in index(approximate=True).notices[0]
+
     def test_damage_is_said_and_mended(self, index, check, paths, library):
         index(approximate=True)
         whole = (library / "vectors.ann").read_bytes()
@@ -294,6 +320,31 @@ class TestLibrary:
             assert (problem.name, "imago index" in problem.remedy) == ("approximate index", True)
             index()
             check(paths)
+
+    def test_vectors_that_turn_out_damaged_while_it_answers(self, index, check, paths, library, monkeypatch):
+        """Millions of vectors are checked while the index answers already."""
+        from indexer import reader as reader_module
+
+        verify, may_go_on = reader_module.verify, threading.Event()
+
+        def verify_late(*arguments):
+            may_go_on.wait()
+            verify(*arguments)
+
+        monkeypatch.setattr(reader_module, "verify", verify_late)
+        index(approximate=True)
+        whole = bytearray((library / "vectors.faiss").read_bytes())
+        whole[1_000] ^= 4
+        (library / "vectors.faiss").write_bytes(whole)
+        with LibraryReader.open(library) as reader:
+            assert (len(reader), reader.is_approximate, reader.notices) == (60, True, [])
+            may_go_on.set()
+            while not reader.notices:
+                time.sleep(0.01)
+            assert "do not fit its checksum" in reader.notices[0]
+            assert (len(reader), reader.is_approximate) == (60, False)
+        index()
+        check(paths)
 
     def test_a_build_that_is_stopped_does_no_harm(self, index, check, paths, library):
         index()
@@ -322,7 +373,8 @@ class TestLibrary:
         with pytest.raises(DiskFullError):
             index(approximate=True)
 
-    def test_texts_are_asked_for_only_when_one_is_built(self, index, paths):
+    @pytest.mark.usefixtures("paths")
+    def test_texts_are_asked_for_only_when_one_is_built(self, index, library):
         asked = []
 
         def texts():
@@ -332,5 +384,6 @@ class TestLibrary:
         index(text_vectors=texts)
         assert asked == []
         index(text_vectors=texts, approximate=True)
+        assert read_info(library / "vectors.ann").queries == "texts"
         index(text_vectors=texts)
         assert asked == [True]

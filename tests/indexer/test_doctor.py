@@ -41,8 +41,8 @@ def test_a_sound_library(filled):
         "files",
         "search",
     ]
-    assert "recall@10 against exact search 1.0000 over 20 queries" in findings[-1].message
-    assert examine(filled, np.ones((3, 16), np.float32))[-1].message.count("over 3 queries") == 1
+    assert "recall@10 of the exact index against all scores 1.0000 over 20 images" in findings[-1].message
+    assert examine(filled, np.ones((3, 16), np.float32))[-1].message.count("over 3 texts as queries") == 1
 
 
 def test_no_library(tmp_path):
