@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import threading
+import time
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -30,6 +31,10 @@ OLDEST_SERVER: Final = (2, 5)
 ROWS_AT_ONCE: Final = 1_000
 _CONNECT_SECONDS: Final = 5.0
 _CALL_SECONDS: Final = 60.0
+_SECOND_TRY_SECONDS: Final = 0.3
+# The client would ping every ten seconds, idle or not, for which servers that keep gRPC's own limits hang up.
+_TRANSPORT: Final = {"grpc.keepalive_permit_without_calls": False, "grpc.keepalive_time_ms": 120_000}
+_NOT_TWICE: Final = {"create_collection", "create_index", "drop_index"}
 _PAGE_ROWS: Final = 2_000  # with vectors of 768 numbers 6 MB, far below the 64 that one answer may have
 _LONGEST_CHAIN: Final = 8
 _NOT_FOUND, _NOT_LOADED, _UNREACHABLE = {4, 100}, {101, 503}, {2}
@@ -92,6 +97,18 @@ class MilvusConnection:
             LibraryError: One of `indexer.cluster.errors`.
         """
         options.setdefault("timeout", _CALL_SECONDS)
+        try:
+            return self._called(name, arguments, options)
+        except ServerUnreachableError:
+            # A connection that was idle may have been cut by anything between here and there. Whatever is asked for
+            # may be asked for twice, but for making and dropping.
+            if name in _NOT_TWICE:
+                raise
+            time.sleep(_SECOND_TRY_SECONDS)
+            self.close()
+            return self._called(name, arguments, options)
+
+    def _called(self, name: str, arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
         with self._translated():
             method = getattr(self._opened(), name)
             try:
@@ -170,7 +187,7 @@ class MilvusConnection:
     def _connect(self) -> Any:
         pymilvus = _pymilvus()
         address = self.address
-        options: dict[str, Any] = {"timeout": _CONNECT_SECONDS}
+        options: dict[str, Any] = {"timeout": _CONNECT_SECONDS, "grpc_options": _TRANSPORT}
         if self._token:
             options["token"] = self._token
         if address.database:

@@ -35,6 +35,9 @@ from indexer.reading import open_reader
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+# Ray starts its processes by forking this one, of which JAX warns once an earlier test has imported it.
+pytestmark = pytest.mark.filterwarnings(r"ignore:os\.fork\(\) was called:RuntimeWarning")
+
 FOLDERS = [
     Path(__file__).parent,
     Path(__file__).parent.parent / "indexer",
