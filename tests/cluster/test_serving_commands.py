@@ -1,4 +1,7 @@
-"""The doors: the same commands with only the address new, and one line for whatever is wrong with it."""
+"""The doors: the same commands with only the address new, and one line for whatever is wrong with it.
+
+Their name puts them behind the tests of Ray: these import JAX, and Ray forks, which JAX does not like.
+"""
 
 from __future__ import annotations
 
