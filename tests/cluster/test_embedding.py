@@ -47,7 +47,6 @@ def cluster() -> Iterator[object]:
     """A head that does not work, and one machine with one core that does."""
     os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    os.environ["RAY_raylet_start_wait_time_s"] = "120"  # where cores are busy with other work
     before = os.environ.get("PYTHONPATH")
     os.environ["PYTHONPATH"] = os.pathsep.join(map(str, FOLDERS))  # workers import the stand-ins
     import ray
