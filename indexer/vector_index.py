@@ -17,14 +17,11 @@ then computed in double precision from the stored vectors, and equal scores are 
 from __future__ import annotations
 
 import struct
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
-from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from indexer.decode_pool import available_cores
 from indexer.derived_file import VectorFileError, padded, read_description, replacing, verify_bytes
 
 if TYPE_CHECKING:
@@ -50,8 +47,6 @@ _GATHER_LIMIT = 1_000
 _GATHER_SHARE = 1 / 300
 # Above this share of allowed vectors, dropping the others afterwards beats a selector.
 _DENSE = 0.2
-# A pass over fewer bytes is over before a second thread is awake and has paid for itself.
-_PART_BYTES = 64 << 20
 # Above this k, all scores at once are cheaper than a heap.
 _HEAP_LIMIT = 4_096
 # A library this small is rebuilt in a blink.
@@ -286,7 +281,7 @@ class Segment:
         faiss = _faiss()
         faiss.omp_set_num_threads(1)  # a single query gains nothing from more, and loses on busy cores
         queries = query[None]
-        selector = None
+        parameters = None
         rounding = _rounding(query)
         if allowed is not None:
             if candidates > _DENSE * len(self.ids):
@@ -294,22 +289,22 @@ class Segment:
                 if kept is not None:
                     return kept
             selector = faiss.IDSelectorBitmap(np.packbits(allowed, bitorder="little"))
-        parameters = faiss.SearchParameters(sel=selector)
+            parameters = faiss.SearchParameters(sel=selector)
         fetch = min(want + max(_MARGIN, want // 8), candidates)
         if fetch > _HEAP_LIMIT:
             _, scores, at = self._index.range_search(queries, -np.finfo(np.float32).max, params=parameters)
             floor = np.partition(scores, len(scores) - want)[len(scores) - want]
             return np.asarray(at[scores >= floor - 2 * rounding], np.int64)
-        proposed, at = self._scan(query, fetch, selector)
+        proposed, at = self._index.search(queries, fetch, params=parameters)
         if fetch == candidates:
-            return at
+            return np.asarray(at[0], np.int64)
         # What was not fetched scores at most the last fetched score, give or take rounding. Unless the last
         # one wanted is safely above, equal or almost equal scores straddle the end of the list: fetch all
         # of them.
-        exact = np.sort(self._exact(query, at))[::-1]
+        exact = np.sort(self._exact(query, at[0]))[::-1]
         last_wanted = float(exact[want - 1])
-        if last_wanted - float(proposed[-1]) > rounding:
-            return at
+        if last_wanted - float(proposed[0, -1]) > rounding:
+            return np.asarray(at[0], np.int64)
         _, _, at_range = self._index.range_search(queries, last_wanted - 2 * rounding, params=parameters)
         return np.asarray(at_range, np.int64)
 
@@ -333,47 +328,14 @@ class Segment:
         fetch = int(1.5 * (want + _MARGIN) * len(self.ids) / candidates) + _MARGIN
         if fetch > min(_HEAP_LIMIT, len(self.ids)):
             return None
-        proposed, at = self._scan(query, fetch, None)
-        kept = at[allowed[at]]
+        proposed, at = self._index.search(query[None], fetch)
+        kept = at[0][allowed[at[0]]]
         if len(kept) < want:
             return None
         exact = np.sort(self._exact(query, kept))[::-1]
-        if float(exact[want - 1]) - float(proposed[-1]) <= rounding:
+        if float(exact[want - 1]) - float(proposed[0, -1]) <= rounding:
             return None
-        return kept
-
-    def _scan(
-        self, query: NDArray[np.float32], fetch: int, selector: Any
-    ) -> tuple[Scores, NDArray[np.int64]]:
-        """One pass over all vectors: the best scores as FAISS sees them, float32 (fetch,), and positions, int64.
-
-        Where that takes long, each core passes over a part. Threads of FAISS's own would split queries, of
-        which there is only one, and spin while they wait, which on busy cores is slower than one thread.
-        """
-        faiss = _faiss()
-        edges = np.linspace(0, len(self.ids), self._scan_parts() + 1).astype(np.int64)
-
-        def scan(part: int) -> tuple[Scores, NDArray[np.int64]]:
-            faiss.omp_set_num_threads(1)
-            chosen = selector
-            if len(edges) > 2:
-                chosen = faiss.IDSelectorRange(int(edges[part]), int(edges[part + 1]))
-                if selector is not None:
-                    chosen = faiss.IDSelectorAnd(chosen, selector)
-            scores, at = self._index.search(query[None], fetch, params=faiss.SearchParameters(sel=chosen))
-            is_found = at[0] >= 0
-            return scores[0][is_found], at[0][is_found]
-
-        if len(edges) == 2:
-            return scan(0)
-        others = [_scanners().submit(scan, part) for part in range(1, len(edges) - 1)]
-        found = [scan(0), *(other.result() for other in others)]
-        scores = np.concatenate([part[0] for part in found])
-        order = np.argsort(-scores, kind="stable")[:fetch]
-        return scores[order], np.concatenate([part[1] for part in found])[order]
-
-    def _scan_parts(self) -> int:
-        return min(available_cores(), max(1, self.codes.nbytes // _PART_BYTES))
+        return np.asarray(kept, np.int64)
 
     def _exact(self, query: NDArray[np.float32], at: NDArray[np.int64]) -> Scores:
         """Inner products at the positions `at` in double precision, rounded once: float32 (n,)."""
@@ -449,11 +411,6 @@ def _faiss_header(dimension: int, count: int) -> bytes:
 def _covered(info: VectorFileInfo) -> int:
     """How many bytes the checksum covers: FAISS's part and the ids."""
     return padded(info.faiss_bytes) + 8 * info.count
-
-
-@cache
-def _scanners() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(available_cores(), thread_name_prefix="scan")
 
 
 def _faiss() -> Any:

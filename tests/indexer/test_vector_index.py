@@ -47,12 +47,8 @@ def brute_force(ids, codes, query, k, allowed=None):
     return scores[order], ids[order]
 
 
-@pytest.fixture(params=["memory", "file", "in parts"])
-def make_segment(request, tmp_path, monkeypatch):
-    if request.param == "in parts":
-        monkeypatch.setattr(vector_index, "_PART_BYTES", 10_000)
-        monkeypatch.setattr(vector_index, "available_cores", lambda: 3)
-
+@pytest.fixture(params=["memory", "file"])
+def make_segment(request, tmp_path):
     def make(ids, codes):
         if request.param == "memory":
             return Segment.from_codes(ids, codes)
