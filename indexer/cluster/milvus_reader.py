@@ -265,9 +265,11 @@ class MilvusReader:
             return np.empty((0, 0), np.float32), np.empty((0, 0), np.int64)
         chosen = None if among is None else self._selection(among)
         candidates = len(self) if chosen is None else len(chosen)
-        found = [
-            self._nearest_one(query, min(k, candidates), candidates, chosen, exact=exact) for query in queries
-        ]
+        want = min(k, candidates)
+        if exact and want > 0:
+            found = self._compared_all(list(queries), want, chosen)
+        else:
+            found = [self._nearest_one(query, want, candidates, chosen) for query in queries]
         shortest = min(len(ids) for _, ids in found)
         return (
             np.stack([scores[:shortest] for scores, _ in found]),
@@ -441,13 +443,11 @@ class MilvusReader:
         want: int,
         candidates: int,
         chosen: MilvusSelection | None,
-        *,
-        exact: bool,
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         if want <= 0:
             return np.empty(0, np.float32), np.empty(0, np.int64)
-        if exact or candidates <= _COMPARED_ONE_BY_ONE or want > MOST_HITS - _MARGIN:
-            if exact or candidates <= _MOST_LISTED:
+        if candidates <= _COMPARED_ONE_BY_ONE or want > MOST_HITS - _MARGIN:
+            if candidates <= _MOST_LISTED:
                 return self._compared(query, want, chosen)
             want = MOST_HITS - _MARGIN
         if isinstance(chosen, _ListedSelection):
@@ -496,18 +496,27 @@ class MilvusReader:
     def _compared(
         self, query: NDArray[np.float32], want: int, chosen: MilvusSelection | None
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """The best of all candidates, compared one by one; no more than a page of vectors lies in memory."""
-        scores, ids = np.empty(0, np.float32), np.empty(0, np.int64)
+        return self._compared_all([query], want, chosen)[0]
+
+    def _compared_all(
+        self, queries: Sequence[NDArray[np.float32]], want: int, chosen: MilvusSelection | None
+    ) -> list[tuple[NDArray[np.float32], NDArray[np.int64]]]:
+        """The best of all candidates for each query, compared one by one.
+
+        The rows travel once for all queries, and no more than a page of vectors lies in memory.
+        """
+        found = [(np.empty(0, np.float32), np.empty(0, np.int64)) for _ in queries]
         for rows in self._candidates(chosen):
             self._check(rows)
             if not rows:
                 continue
             codes = np.asarray([row["vector"] for row in rows], np.float32)
             new = np.fromiter((int(row["id"]) for row in rows), np.int64, len(rows))
-            scores, ids = best(
-                np.concatenate([scores, scores_of(codes, query)]), np.concatenate([ids, new]), want
-            )
-        return scores, ids
+            found = [
+                best(np.concatenate([scores, scores_of(codes, query)]), np.concatenate([ids, new]), want)
+                for query, (scores, ids) in zip(queries, found, strict=True)
+            ]
+        return found
 
     def _candidates(self, chosen: MilvusSelection | None) -> Iterable[list[dict[str, Any]]]:
         columns = ["id", "publication", "vector"]
