@@ -134,6 +134,8 @@ def test_a_machine_that_is_killed_in_the_middle(cluster, drawn: Path, tmp_path: 
         tmp_path / "library", [drawn], FakeEncoder(), elsewhere=elsewhere, progress=kill_once
     )
     cluster.remove_node(second)
+    # Until the cluster has noticed, it would send the next test's workers there.
+    cluster.wait_for_nodes(timeout=60)
     assert killed
     assert elsewhere.deaths >= 1
     assert (summary.indexed, summary.embedded) == (61, 60)
