@@ -223,9 +223,8 @@ def main() -> None:
             f"library of {options.images:,} images in {time.perf_counter() - started:.1f} s", file=sys.stderr
         )
         with server(library) as (process, host, port):
-            asyncio.run(
-                load(host, port, 2, 2.0)
-            )  # first answers: caches of the system, statistics of the library
+            # First answers: caches of the system, statistics of the library, programs for texts in company.
+            asyncio.run(load(host, port, options.clients, 3.0))
             cpu, mine, everything = process.cpu_times(), time.process_time(), machine_seconds()
             outcome = asyncio.run(load(host, port, options.clients, options.seconds))
             after, everything = process.cpu_times(), machine_seconds() - everything

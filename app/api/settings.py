@@ -52,7 +52,7 @@ class ApiSettings:
     upload_seconds: float = 60.0
     decode_seconds: float = 20.0
     worker_threads: int = 16
-    search_threads: int = field(default_factory=lambda: available_cores() + 1)
+    search_threads: int = field(default_factory=available_cores)
     shutdown_seconds: int = 30
 
     def __post_init__(self) -> None:
