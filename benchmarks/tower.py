@@ -16,6 +16,7 @@ import time
 import numpy as np
 
 from model import Encoder
+from model.machine import keep_freed_memory
 from model.registry import find_model
 
 QUERIES = [
@@ -24,13 +25,19 @@ QUERIES = [
 
 
 def tower_flops(settings: dict, side_pixels: int) -> float:
-    """Floating point operations of a ViT's matrix products for one image; a multiplication and an addition are two."""
+    """Floating point operations of a CLIP's matrix products for one image; a multiplication and an addition are two.
+
+    Of the last block only what the class token needs is computed: the keys and values of all tokens, the rest of one.
+    """
     vision = settings["vision_config"]
     width, inner, patch = vision["hidden_size"], vision["intermediate_size"], vision["patch_size"]
     patches = (side_pixels // patch) ** 2
     tokens = patches + 1
-    block = 2 * tokens * (4 * width * width + 2 * width * inner) + 4 * tokens * tokens * width
-    return vision["num_hidden_layers"] * block + 2 * patches * 3 * patch * patch * width
+    keys_and_values = 4 * tokens * width * width
+    rest_of_a_token = 2 * (2 * width * width + 2 * width * inner) + 4 * tokens * width
+    blocks = vision["num_hidden_layers"] * keys_and_values
+    blocks += ((vision["num_hidden_layers"] - 1) * tokens + 1) * rest_of_a_token
+    return blocks + 2 * patches * 3 * patch * patch * width
 
 
 def seconds_of(call, calls: int) -> list[float]:
@@ -53,6 +60,7 @@ def main() -> None:
     arguments.add_argument("--calls", type=int, default=8)
     arguments.add_argument("--peak-tflops", type=float)
     options = arguments.parse_args()
+    keep_freed_memory()  # as `imago index` does
     encoder = Encoder.load(options.model, precision=options.precision)
     side = encoder.preprocessor.input_height_pixels
     pixels = np.random.default_rng(0).integers(0, 256, (options.batch, side, side, 3), dtype=np.uint8)

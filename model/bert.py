@@ -21,10 +21,12 @@ from model.layers import (
     Embedding,
     LayerNorm,
     Mlp,
+    Places,
     Pooler,
     attention_pattern,
     dropout,
     run_blocks,
+    tokens_at,
 )
 from model.outputs import TowerOutput
 from model.pretrained import PretrainedModel
@@ -125,12 +127,22 @@ class PostNormBlock(nnx.Module):
         self.mlp_norm = LayerNorm(settings.width, build, epsilon=settings.epsilon)
         self.dropout_rate = settings.hidden_dropout
 
+    @property
+    def is_random(self) -> bool:
+        """As `model.layers.Block` says."""
+        return max(self.dropout_rate, self.attention.dropout_rate) > 0.0
+
     def __call__(
-        self, hidden: jax.Array, mask: jax.Array | None = None, *, rngs: nnx.Rngs | None = None
+        self,
+        hidden: jax.Array,
+        mask: jax.Array | None = None,
+        *,
+        rngs: nnx.Rngs | None = None,
+        at: Places | None = None,
     ) -> tuple[jax.Array, jax.Array]:
         """As `model.layers.Block` says."""
-        attended, weights = self.attention(hidden, mask, rngs=rngs)
-        hidden = self.attention_norm(hidden + dropout(attended, self.dropout_rate, rngs))
+        attended, weights = self.attention(hidden, mask, rngs=rngs, at=at)
+        hidden = self.attention_norm(tokens_at(hidden, at) + dropout(attended, self.dropout_rate, rngs))
         hidden = self.mlp_norm(hidden + dropout(self.mlp(hidden), self.dropout_rate, rngs))
         return hidden, weights
 
@@ -236,4 +248,4 @@ class BertModel(PretrainedModel):
             output_attentions=output_attentions,
             rngs=rngs,
         )
-        return TowerOutput(passed.last, self.pooler(passed.last), passed.hidden_states, passed.attentions)
+        return TowerOutput(passed.last, self.pooler(passed.pooled), passed.hidden_states, passed.attentions)

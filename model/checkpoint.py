@@ -8,6 +8,8 @@ holds.
 from __future__ import annotations
 
 import json
+import os
+import re
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -174,14 +176,28 @@ def read_json(path: Path) -> dict[str, Any]:
 def write_checkpoint(
     folder: Path, config: Mapping[str, Any], arrays: Mapping[str, np.ndarray[Any, Any]]
 ) -> None:
-    """Write `config.json` and `model.safetensors`, each in one move: a killed writer leaves no half file."""
+    """Write `config.json` and `model.safetensors`, each in one move: a killed writer leaves no half file.
+
+    Raises:
+        OSError: the disk is full, or something else of the system is in the way.
+        CheckpointError: safetensors cannot write the arrays.
+    """
     # Numbers leave Python only here, and safetensors takes 50 ms to import.
+    from safetensors import SafetensorError
     from safetensors.numpy import save_file
 
     folder.mkdir(parents=True, exist_ok=True)
     unfinished = folder / f"{SAFETENSORS_NAME}.unfinished"
     # Transformers refuses a file that does not say whose tensors it holds.
-    save_file(dict(arrays), unfinished, metadata={"format": "pt"})
+    try:
+        save_file(dict(arrays), unfinished, metadata={"format": "pt"})
+    except SafetensorError as error:
+        unfinished.unlink(missing_ok=True)
+        # What the system said stands in the text alone.
+        said = re.search(r"\(os error (\d+)\)", str(error))
+        if said is None:
+            raise CheckpointError(f"{folder / SAFETENSORS_NAME} cannot be written: {error}") from error
+        raise OSError(int(said[1]), os.strerror(int(said[1])), str(folder / SAFETENSORS_NAME)) from error
     unfinished.replace(folder / SAFETENSORS_NAME)
     unfinished = folder / f"{CONFIG_NAME}.unfinished"
     unfinished.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")

@@ -24,6 +24,7 @@ from model.layers import (
     Embedding,
     LayerNorm,
     Linear,
+    PatchDropout,
     PatchEmbedding,
     PreNormBlock,
     attention_pattern,
@@ -291,17 +292,17 @@ class CLIPTextModel(PretrainedModel):
             ids,
             config.max_position_embeddings,
         )
+        ends = ids if config.eos_token_id == 2 else (ids == config.eos_token_id).astype(jnp.int32)
         passed = run_blocks(
             self.blocks,
             self.token_embedding(ids) + self.position_embedding(positions),
             attention_pattern(ids.shape[1], mask, causal=True),
+            pooled_at=jnp.argmax(ends, axis=1),
             output_hidden_states=output_hidden_states,
             output_attentions=output_attentions,
             rngs=rngs,
         )
-        last = self.final_norm(passed.last)
-        ends = ids if config.eos_token_id == 2 else (ids == config.eos_token_id).astype(jnp.int32)
-        pooled = last[jnp.arange(ids.shape[0]), jnp.argmax(ends, axis=1)]
+        last, pooled = self.final_norm(passed.last), self.final_norm(passed.pooled)
         return TowerOutput(last, pooled, passed.hidden_states, passed.attentions)
 
 
@@ -341,6 +342,7 @@ class CLIPVisionModel(PretrainedModel):
             use_bias=False,
         )
         self.position_embedding = Embedding(rows * columns + 1, width, build, deviation=deviation)
+        self.patch_dropout = PatchDropout(prefix_tokens=1)
         self.first_norm = LayerNorm(width, build, epsilon=config.layer_norm_eps)
         self.blocks = nnx.List([PreNormBlock(settings, build) for _ in range(config.num_hidden_layers)])
         self.final_norm = LayerNorm(width, build, epsilon=config.layer_norm_eps)
@@ -376,14 +378,15 @@ class CLIPVisionModel(PretrainedModel):
             self.class_embedding[...].astype(jnp.float32), (patches.shape[0], 1, config.hidden_size)
         )
         tokens = jnp.concatenate([class_token, patches], axis=1)
+        tokens = tokens + self.position_embedding(jnp.arange(tokens.shape[1])[None])
         passed = run_blocks(
             self.blocks,
-            self.first_norm(tokens + self.position_embedding(jnp.arange(tokens.shape[1])[None])),
+            self.first_norm(self.patch_dropout(tokens, rngs)),
             output_hidden_states=output_hidden_states,
             output_attentions=output_attentions,
             rngs=rngs,
         )
-        pooled = self.final_norm(passed.last[:, 0])
+        pooled = self.final_norm(passed.pooled)
         return TowerOutput(passed.last, pooled, passed.hidden_states, passed.attentions)
 
 

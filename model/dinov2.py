@@ -23,11 +23,14 @@ from model.layers import (
     LayerNorm,
     Linear,
     Mlp,
+    PatchDropout,
     PatchEmbedding,
+    Places,
     along_last,
     dropout,
     product,
     run_blocks,
+    tokens_at,
 )
 from model.outputs import TowerOutput
 from model.pretrained import PretrainedModel
@@ -139,12 +142,22 @@ class Dinov2Block(nnx.Module):
         self.mlp_scale = build.constant((settings.width,), config.layerscale_value)
         self.drop_rate = config.drop_path_rate
 
+    @property
+    def is_random(self) -> bool:
+        """As `model.layers.Block` says."""
+        return max(self.drop_rate, self.attention.dropout_rate) > 0.0
+
     def __call__(
-        self, hidden: jax.Array, mask: jax.Array | None = None, *, rngs: nnx.Rngs | None = None
+        self,
+        hidden: jax.Array,
+        mask: jax.Array | None = None,
+        *,
+        rngs: nnx.Rngs | None = None,
+        at: Places | None = None,
     ) -> tuple[jax.Array, jax.Array]:
         """As `model.layers.Block` says."""
-        attended, weights = self.attention(self.attention_norm(hidden), mask, rngs=rngs)
-        hidden = hidden + self._addition(attended, self.attention_scale, rngs)
+        attended, weights = self.attention(self.attention_norm(hidden), mask, rngs=rngs, at=at)
+        hidden = tokens_at(hidden, at) + self._addition(attended, self.attention_scale, rngs)
         hidden = hidden + self._addition(self.mlp(self.mlp_norm(hidden)), self.mlp_scale, rngs)
         return hidden, weights
 
@@ -187,6 +200,7 @@ class Dinov2Model(PretrainedModel):
         # Stood for hidden patches in the pretraining and is only carried along.
         self.mask_token = build.constant((1, width), 0.0) if config.use_mask_token else None
         self.position_embedding = build.normal((1, rows * columns + 1, width), deviation)
+        self.patch_dropout = PatchDropout(prefix_tokens=1)
         self.patch_embedding = PatchEmbedding(
             height_and_width(config.patch_size), config.num_channels, width, build, deviation=deviation
         )
@@ -221,15 +235,16 @@ class Dinov2Model(PretrainedModel):
         images = check_pixels_of_any_size(pixel_values, config.num_channels, patch)
         tokens = with_class_token(self.class_token, self.patch_embedding(images))
         positions = self._positions(images.shape[1] // patch[0], images.shape[2] // patch[1])
+        tokens = self.patch_dropout(tokens + jnp.broadcast_to(positions, tokens.shape), rngs)
         passed = run_blocks(
             self.blocks,
-            dropout(tokens + jnp.broadcast_to(positions, tokens.shape), config.hidden_dropout_prob, rngs),
+            dropout(tokens, config.hidden_dropout_prob, rngs),
             output_hidden_states=output_hidden_states,
             output_attentions=output_attentions,
             rngs=rngs,
         )
-        last = self.final_norm(passed.last)
-        return TowerOutput(last, last[:, 0], passed.hidden_states, passed.attentions)
+        last, pooled = self.final_norm(passed.last), self.final_norm(passed.pooled)
+        return TowerOutput(last, pooled, passed.hidden_states, passed.attentions)
 
     def _positions(self, rows: int, columns: int) -> jax.Array:
         """Positions for a grid of patches: float32 (1, 1 + rows * columns, width)."""

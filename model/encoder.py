@@ -73,9 +73,8 @@ class Encoder:
             name: An alias (`starter`, `clip`, ...), a local folder, or a hub id.
             precision: In which numbers the products are computed: "float32", "bfloat16" or "float16". None
                 leaves it to IMAGO_PRECISION, then to the machine: bfloat16 where the processor has
-                instructions for it, else float32. Texts are always computed in float32, a query being too
-                short to gain anything. Vectors of the same picture in bfloat16 and float32 have a cosine of at least
-                0.9999, so a library may mix them.
+                instructions for it, else float32. Vectors of the same picture or text in bfloat16 and float32 have a
+                cosine of at least 0.999, so a library may mix them.
 
         Raises:
             ModelNotFoundError: If there is no such model, or it cannot be fetched.
@@ -127,7 +126,7 @@ class Encoder:
 
     @property
     def precision(self) -> str:
-        """In which numbers the vision tower multiplies: as asked, or what suits this machine."""
+        """In which numbers the towers multiply: as asked, or what suits this machine."""
         return self.precision_choice.precision
 
     @cached_property
@@ -316,7 +315,7 @@ class Encoder:
     def _get_text_tower(self) -> Tower:
         with self._lock:
             if self._text_tower is None:
-                self._text_tower = _text_tower(self._description)
+                self._text_tower = _text_tower(self._description, self.precision)
             return self._text_tower
 
     def _get_vision_tower(self) -> Tower:
@@ -326,12 +325,12 @@ class Encoder:
             return self._vision_tower
 
 
-def _text_tower(description: CheckpointDescription) -> Tower:
+def _text_tower(description: CheckpointDescription, precision: str) -> Tower:
     def run(model: Any, *inputs: jax.Array) -> jax.Array:  # ids or rows of tokens, perhaps a mask
         features: jax.Array = getattr(model(*inputs), description.text_tower.output)
         return features
 
-    return Tower(description, description.text_tower, "float32", run)
+    return Tower(description, description.text_tower, precision, run)
 
 
 def _vision_tower(description: CheckpointDescription, precision: str) -> Tower:

@@ -12,7 +12,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import ml_dtypes
+import ml_dtypes  # noqa: F401 (NumPy knows bfloat16 by name from here on)
 import numpy as np
 
 from model.checkpoint import FLAX_DRESS
@@ -171,9 +171,6 @@ _FIXED_EXTENSIONS = {0xD4: 1, 0xD5: 2, 0xD6: 4, 0xD7: 8, 0xD8: 16}
 
 
 def _dtype(name: str) -> np.dtype[Any]:
-    if name == "bfloat16":
-        brain: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
-        return brain
     try:
         return np.dtype(name)
     except TypeError as error:

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -219,6 +219,46 @@ def along_last(vector: jax.Array, like: jax.Array) -> jax.Array:
     return vector.astype(jnp.float32).reshape((1,) * (like.ndim - 1) + vector.shape)
 
 
+Places: TypeAlias = int | jax.Array
+"""One token of each sequence: the same in all, or integer (batch,)."""
+
+
+def tokens_at(hidden: jax.Array, at: Places | None) -> jax.Array:
+    """Of (batch, tokens, ...) the token `at` of each sequence, (batch, 1, ...); all of them if that is None."""
+    if at is None:
+        return hidden
+    if isinstance(at, int):
+        return jax.lax.slice_in_dim(hidden, at % hidden.shape[1], at % hidden.shape[1] + 1, axis=1)
+    return jnp.take_along_axis(hidden, at.reshape(-1, *(1,) * (hidden.ndim - 1)), axis=1)
+
+
+class PatchDropout(nnx.Module):
+    """Show the blocks a random part of each image's patches while training (Li et al. 2023, "FLIP").
+
+    The tower then costs less a picture, and learns from more pictures in the same time. It stands in every vision
+    tower and does nothing until a `rate` is set, and then only where a call is given `rngs`.
+
+    Attributes:
+        rate: Share of the patches that is left out, at least 0 and below 1; at least one patch stays.
+    """
+
+    def __init__(self, *, prefix_tokens: int) -> None:
+        """Make one that keeps the first `prefix_tokens` tokens, which are no patches."""
+        self.prefix_tokens = prefix_tokens
+        self.rate = 0.0
+
+    def __call__(self, tokens: jax.Array, rngs: nnx.Rngs | None) -> jax.Array:
+        """Float32 (batch, tokens, width), positions added, to the same with fewer tokens; their order is random."""
+        if rngs is None or self.rate == 0.0:
+            return tokens
+        batch, count = tokens.shape[0], tokens.shape[1] - self.prefix_tokens
+        kept = max(1, round((1.0 - self.rate) * count))
+        # The places of the largest of random numbers are a random choice without repetition.
+        _, places = jax.lax.top_k(jax.random.uniform(rngs.dropout(), (batch, count)), kept)
+        patches = jnp.take_along_axis(tokens[:, self.prefix_tokens :], places[:, :, None], axis=1)
+        return jnp.concatenate([tokens[:, : self.prefix_tokens], patches], axis=1)
+
+
 class Linear(nnx.Module):
     """inputs @ kernel + bias, over the last axis."""
 
@@ -353,7 +393,12 @@ class Attention(nnx.Module):
         self.dtype = build.dtype
 
     def __call__(
-        self, hidden: jax.Array, mask: jax.Array | None = None, *, rngs: nnx.Rngs | None = None
+        self,
+        hidden: jax.Array,
+        mask: jax.Array | None = None,
+        *,
+        rngs: nnx.Rngs | None = None,
+        at: Places | None = None,
     ) -> tuple[jax.Array, jax.Array]:
         """Mix the tokens of each sequence.
 
@@ -363,14 +408,21 @@ class Attention(nnx.Module):
                 j. A token that may look at none gets nothing from its attention, as in PyTorch's fused
                 attention.
             rngs: turns dropout on.
+            at: the one token of each sequence that looks; None: all do.
 
         Returns:
-            float32 (batch, tokens, width), and the weights (batch, heads, tokens, tokens).
+            float32 (batch, looking tokens, width), and the weights (batch, heads, looking tokens, tokens).
         """
-        batch, tokens, width = hidden.shape
-        heads = (batch, tokens, self.heads, width // self.heads)
-        query, key, value = (part(hidden).reshape(heads) for part in (self.query, self.key, self.value))
-        scores = product("bihc,bjhc->bhij", query * heads[-1] ** -0.5, key, self.dtype)
+        batch, _, width = hidden.shape
+        looking = tokens_at(hidden, at)
+        if mask is not None and at is not None:
+            whole = jnp.broadcast_to(mask, (batch, *mask.shape[1:]))
+            mask = tokens_at(whole[:, 0], at)[:, None]
+        query, key, value = (
+            part(tokens).reshape(batch, -1, self.heads, width // self.heads)
+            for part, tokens in ((self.query, looking), (self.key, hidden), (self.value, hidden))
+        )
+        scores = product("bihc,bjhc->bhij", query * query.shape[-1] ** -0.5, key, self.dtype)
         if mask is None:
             weights = jax.nn.softmax(scores, axis=-1)
         else:
@@ -378,7 +430,7 @@ class Attention(nnx.Module):
             weights = jax.nn.softmax(jnp.where(allowed, scores, _LOWEST), axis=-1)
             weights = jnp.where(allowed, weights, 0.0)
         mixed = product("bhij,bjhc->bihc", dropout(weights, self.dropout_rate, rngs), value, self.dtype)
-        return self.out(mixed.reshape(batch, tokens, width)), weights
+        return self.out(mixed.reshape(batch, -1, width)), weights
 
 
 class Mlp(nnx.Module):
@@ -404,9 +456,9 @@ class Pooler(nnx.Module):
         self.activation = activation_name
         self.deviation = deviation
 
-    def __call__(self, hidden: jax.Array) -> jax.Array:
-        """Float32 (batch, tokens, width) to (batch, outputs)."""
-        return activation(self.activation)(self.dense(hidden[:, 0]))
+    def __call__(self, first: jax.Array) -> jax.Array:
+        """Float32 (batch, width), the first tokens', to (batch, outputs)."""
+        return activation(self.activation)(self.dense(first))
 
     def redraw(self, rngs: nnx.Rngs) -> None:
         """Start afresh, for a checkpoint that was trained without a pooler."""
@@ -418,10 +470,19 @@ class Pooler(nnx.Module):
 class Block(Protocol):
     """One layer of a tower: attention and MLP."""
 
+    @property
+    def is_random(self) -> bool:
+        """Whether it draws random numbers where it is given a source of them."""
+
     def __call__(
-        self, hidden: jax.Array, mask: jax.Array | None = None, *, rngs: nnx.Rngs | None = None
+        self,
+        hidden: jax.Array,
+        mask: jax.Array | None = None,
+        *,
+        rngs: nnx.Rngs | None = None,
+        at: Places | None = None,
     ) -> tuple[jax.Array, jax.Array]:
-        """Hidden states in; hidden states and attention weights out, shaped as for `Attention`."""
+        """Hidden states in; those of the tokens `at` and attention weights out, shaped as for `Attention`."""
         ...
 
 
@@ -435,21 +496,39 @@ class PreNormBlock(nnx.Module):
         self.mlp = Mlp(settings, build)
         self.dropout_rate = settings.hidden_dropout
 
+    @property
+    def is_random(self) -> bool:
+        """As `Block` says."""
+        return max(self.dropout_rate, self.attention.dropout_rate) > 0.0
+
     def __call__(
-        self, hidden: jax.Array, mask: jax.Array | None = None, *, rngs: nnx.Rngs | None = None
+        self,
+        hidden: jax.Array,
+        mask: jax.Array | None = None,
+        *,
+        rngs: nnx.Rngs | None = None,
+        at: Places | None = None,
     ) -> tuple[jax.Array, jax.Array]:
         """As `Block` says."""
-        attended, weights = self.attention(self.attention_norm(hidden), mask, rngs=rngs)
-        hidden = hidden + dropout(attended, self.dropout_rate, rngs)
+        attended, weights = self.attention(self.attention_norm(hidden), mask, rngs=rngs, at=at)
+        hidden = tokens_at(hidden, at) + dropout(attended, self.dropout_rate, rngs)
         hidden = hidden + dropout(self.mlp(self.mlp_norm(hidden)), self.dropout_rate, rngs)
         return hidden, weights
 
 
 @dataclass(frozen=True)
 class BlocksOutput:
-    """What `run_blocks` brings back: the last hidden states, and all of them and the attentions if asked for."""
+    """What `run_blocks` brings back.
+
+    Attributes:
+        last: float32 (batch, tokens, width), the last hidden states.
+        pooled: float32 (batch, width), those of the tokens that pooling wants.
+        hidden_states: all of them, if asked for.
+        attentions: each block's weights, if asked for.
+    """
 
     last: jax.Array
+    pooled: jax.Array
     hidden_states: tuple[jax.Array, ...] | None
     attentions: tuple[jax.Array, ...] | None
 
@@ -459,13 +538,24 @@ def run_blocks(
     hidden: jax.Array,
     mask: jax.Array | None = None,
     *,
+    pooled_at: Places = 0,
     output_hidden_states: bool = False,
     output_attentions: bool = False,
     rngs: nnx.Rngs | None = None,
 ) -> BlocksOutput:
-    """Send hidden states (batch, tokens, width) through all blocks, keeping on the way what was asked for."""
+    """Send hidden states (batch, tokens, width) through all blocks, keeping on the way what was asked for.
+
+    The last block is computed for all tokens and once more for the pooled one alone. A compiled function that goes on
+    with one of them leaves the other out, and embedding goes on with the pooled token: of the last block's products it
+    saves nearly five sixths, 7 % of a base-size vision tower.
+    """
     states, attentions = [hidden], []
-    for block in blocks:
+    pooled = None
+    every = list(blocks)
+    for number, block in enumerate(every, 1):
+        # What is drawn at random would be drawn again.
+        if number == len(every) and not (rngs is not None and block.is_random):
+            pooled, _ = block(hidden, mask, at=pooled_at)
         hidden, weights = block(hidden, mask, rngs=rngs)
         if output_hidden_states:
             states.append(hidden)
@@ -473,6 +563,7 @@ def run_blocks(
             attentions.append(weights)
     return BlocksOutput(
         hidden,
+        (tokens_at(hidden, pooled_at) if pooled is None else pooled)[:, 0],
         tuple(states) if output_hidden_states else None,
         tuple(attentions) if output_attentions else None,
     )

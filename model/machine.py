@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import importlib.util
 import os
+import platform
 import sys
 from dataclasses import dataclass
 from functools import cache
@@ -43,7 +45,7 @@ _BFLOAT16_UNITS = {"amx_bf16": "AMX", "avx512_bf16": "AVX-512 BF16"}
 
 @dataclass(frozen=True)
 class PrecisionChoice:
-    """In which numbers a vision tower multiplies.
+    """In which numbers the towers multiply.
 
     Attributes:
         precision: "float32", "bfloat16" or "float16".
@@ -56,11 +58,10 @@ class PrecisionChoice:
 
 @cache
 def best_precision() -> PrecisionChoice:
-    """Returns the dtype in which a vision tower runs fastest here without harm: bfloat16 or float32.
+    """Returns the dtype in which towers run fastest here without harm: bfloat16 or float32.
 
-    What decides on a CPU is whether it multiplies bfloat16 into float32 by one instruction. On two cores with
-    AVX-512 BF16 the tower of ViT-B/32 is 2.5 times as fast as in float32, on AMX 3.5 times; without either, bfloat16
-    is slower. `make bench` measures it.
+    What decides on a CPU is whether it multiplies bfloat16 into float32 by one instruction; without one, every
+    operand is widened on its way. docs/speed.md has what either gives.
     """
     if backend() != "cpu":
         return PrecisionChoice("bfloat16", "accelerators multiply it fastest")
@@ -87,6 +88,30 @@ def forced_precision(asked: str | None) -> PrecisionChoice | None:
             f"There is no precision {named!r}, and {reason}; known are auto, {', '.join(PRECISIONS)}."
         )
     return PrecisionChoice(named, reason)
+
+
+# Parameters of glibc's mallopt(3).
+_TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8
+
+
+def keep_freed_memory() -> bool:
+    """Has this process keep the memory that it frees and use it again, instead of returning it to the system.
+
+    XLA allocates what a call needs in between anew each time, tens to hundreds of megabytes. glibc maps blocks of that
+    size from the system and unmaps them afterwards, and the kernel clears every page again when it is first touched.
+    The process stays as large as it ever was, so this is for commands that compute and end, not for servers. Call it
+    before there are threads, that is before JAX is imported.
+
+    Returns:
+        Whether it took effect; False where the C library is not glibc.
+    """
+    if sys.platform != "linux" or platform.libc_ver()[0] != "glibc":
+        return False
+    set_option = ctypes.CDLL(None).mallopt
+    # One arena, grown and never shrunk (-1: at no amount of free memory), that also holds the large blocks.
+    options = {_MMAP_MAX: 0, _TRIM_THRESHOLD: -1, _ARENA_MAX: 1}
+    accepted = [set_option(option, value) for option, value in options.items()]
+    return all(accepted)
 
 
 @cache

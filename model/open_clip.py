@@ -26,15 +26,19 @@ from model.errors import ConfigurationError, ModelInputError
 from model.inputs import check_attention_mask, check_ids, check_pixels
 from model.layers import (
     BlockSettings,
+    BlocksOutput,
     Build,
     Embedding,
     LayerNorm,
     Linear,
+    PatchDropout,
     PatchEmbedding,
+    Places,
     PreNormBlock,
     along_last,
     attention_pattern,
     run_blocks,
+    tokens_at,
 )
 from model.open_clip_files import (
     OPEN_CLIP_CONFIG_NAME,
@@ -310,12 +314,22 @@ class ScaledBlock(nnx.Module):
         self.attention_scale = build.constant((settings.width,), scale)
         self.mlp_scale = build.constant((settings.width,), scale)
 
+    @property
+    def is_random(self) -> bool:
+        """As `model.layers.Block` says."""
+        return self.attention.dropout_rate > 0.0
+
     def __call__(
-        self, hidden: jax.Array, mask: jax.Array | None = None, *, rngs: nnx.Rngs | None = None
+        self,
+        hidden: jax.Array,
+        mask: jax.Array | None = None,
+        *,
+        rngs: nnx.Rngs | None = None,
+        at: Places | None = None,
     ) -> tuple[jax.Array, jax.Array]:
         """As `model.layers.Block` says."""
-        attended, weights = self.attention(self.attention_norm(hidden), mask, rngs=rngs)
-        hidden = hidden + attended * along_last(self.attention_scale[...], attended)
+        attended, weights = self.attention(self.attention_norm(hidden), mask, rngs=rngs, at=at)
+        hidden = tokens_at(hidden, at) + attended * along_last(self.attention_scale[...], attended)
         widened = self.mlp(self.mlp_norm(hidden))
         return hidden + widened * along_last(self.mlp_scale[...], widened), weights
 
@@ -436,12 +450,12 @@ class OpenCLIPTextModelWithProjection(OpenCLIPPretrained):
             attention_pattern(
                 ids.shape[1], check_attention_mask(attention_mask, ids), causal=not text.no_causal_mask
             ),
+            pooled_at=self._place_of_text(ids),
             output_hidden_states=output_hidden_states,
             output_attentions=output_attentions,
             rngs=rngs,
         )
-        last = self.final_norm(passed.last)
-        pooled = last[jnp.arange(ids.shape[0]), self._place_of_text(ids)]
+        last, pooled = self.final_norm(passed.last), self.final_norm(passed.pooled)
         features = pooled if self.projection is None else self.projection(pooled)
         output = TowerOutput(last, pooled, passed.hidden_states, passed.attentions)
         return TextEmbeddingOutput.of(output, features)
@@ -478,6 +492,7 @@ class OpenCLIPVisionModelWithProjection(OpenCLIPPretrained):
         self.config = config
         self.class_embedding = build.normal((vision.width,), deviation)
         self.position_embedding = build.normal((rows * columns + 1, vision.width), deviation)
+        self.patch_dropout = PatchDropout(prefix_tokens=1)
         self.patch_embedding = PatchEmbedding(
             height_and_width(vision.patch_size), 3, vision.width, build, use_bias=False
         )
@@ -503,7 +518,7 @@ class OpenCLIPVisionModelWithProjection(OpenCLIPPretrained):
             output_attentions: whether to return every block's attention weights.
             output_hidden_states: whether to return what went into the blocks (after the first norm) and what
                 left each. The last of them is `last_hidden_state`.
-            rngs: taken for the sake of the other families; there is no dropout here.
+            rngs: turns dropout on, with its stream `dropout`.
 
         Returns:
             `image_embeds` (batch, embed_dim), not normalised. `last_hidden_state` did not pass the final
@@ -520,6 +535,7 @@ class OpenCLIPVisionModelWithProjection(OpenCLIPPretrained):
         )
         tokens = jnp.concatenate([class_token, patches], axis=1)
         tokens = tokens + jnp.broadcast_to(self.position_embedding[...].astype(jnp.float32), tokens.shape)
+        tokens = self.patch_dropout(tokens, rngs)
         passed = run_blocks(
             self.blocks,
             tokens if self.first_norm is None else self.first_norm(tokens),
@@ -527,18 +543,19 @@ class OpenCLIPVisionModelWithProjection(OpenCLIPPretrained):
             output_attentions=output_attentions,
             rngs=rngs,
         )
-        pooled = self._pool(passed.last)
+        pooled = self._pool(passed)
         output = TowerOutput(passed.last, pooled, passed.hidden_states, passed.attentions)
         return ImageEmbeddingOutput.of(output, self.projection(pooled))
 
-    def _pool(self, tokens: jax.Array) -> jax.Array:
+    def _pool(self, passed: BlocksOutput) -> jax.Array:
         """Float32 (batch, tokens, width) to (batch, width), through the final norm."""
         vision = self.config.vision_cfg
         if vision.pool_type == "tok":
-            return self.final_norm(tokens[:, 0])
+            return self.final_norm(passed.pooled)
+        patches = passed.last[:, 1:]
         if vision.final_ln_after_pool:
-            return self.final_norm(jnp.mean(tokens[:, 1:], axis=1))
-        return jnp.mean(self.final_norm(tokens[:, 1:]), axis=1)
+            return self.final_norm(jnp.mean(patches, axis=1))
+        return jnp.mean(self.final_norm(patches), axis=1)
 
 
 class OpenCLIPModel(OpenCLIPPretrained):

@@ -25,7 +25,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import ml_dtypes
+import ml_dtypes  # noqa: F401 (NumPy knows bfloat16 by name from here on)
 import numpy as np
 
 from model.cache import keep_newest, read_entry, write_entry
@@ -72,12 +72,7 @@ class Origin:
             array = array[index * rows : (index + 1) * rows]
         if self.axes is not None:
             array = array.transpose(self.axes)
-        return np.asarray(array, dtype=_dtype(self.dtype), order="C")
-
-
-def _dtype(name: str) -> np.dtype[Any]:
-    """NumPy's own name, or one that it has from `ml_dtypes`."""
-    return np.dtype(getattr(ml_dtypes, name, name))
+        return np.asarray(array, dtype=self.dtype, order="C")
 
 
 def find_origin(parameter: npt.NDArray[Any], name: str, source: WeightSource) -> Origin | None:

@@ -28,6 +28,7 @@ from model.layers import (
     LayerNorm,
     Linear,
     Mlp,
+    PatchDropout,
     PatchEmbedding,
     PreNormBlock,
     attention_pattern,
@@ -220,7 +221,7 @@ _VISION_PART = r"^vision_model\."
 _SCALES = r"^logit_(scale|bias)$"
 
 # Transformers 4 puts a tower that was saved alone under the name that it has in the whole, 5 under none;
-# both read the # former, so that is what is written.
+# both read the former, so that is what is written.
 _TEXT_RENAME = Rename(r"^(?=(embeddings|encoder|final_layer_norm|head)\.)", "text_model.")
 _VISION_RENAME = Rename(r"^(?=(embeddings|encoder|post_layernorm|head)\.)", "vision_model.")
 
@@ -295,12 +296,13 @@ class SiglipTextTrunk(PretrainedModel):
             self.blocks,
             rows + jnp.broadcast_to(self.position_embedding(positions), rows.shape),
             attention_pattern(rows.shape[1], mask, causal=False),
+            pooled_at=-1,
             output_hidden_states=output_hidden_states,
             output_attentions=output_attentions,
             rngs=rngs,
         )
-        last = self.final_norm(passed.last)
-        return TowerOutput(last, self.head(last[:, -1]), passed.hidden_states, passed.attentions)
+        pooled = self.head(self.final_norm(passed.pooled))
+        return TowerOutput(self.final_norm(passed.last), pooled, passed.hidden_states, passed.attentions)
 
 
 class SiglipTextModel(SiglipTextTrunk):
@@ -437,6 +439,7 @@ class SiglipVisionModel(PretrainedModel):
             deviation=(config.num_channels * patch[0] * patch[1]) ** -0.5,
         )
         self.position_embedding = Embedding(rows * columns, width, build, deviation=width**-0.5)
+        self.patch_dropout = PatchDropout(prefix_tokens=0)
         self.blocks = nnx.List([PreNormBlock(settings, build) for _ in range(config.num_hidden_layers)])
         self.final_norm = LayerNorm(width, build, epsilon=config.layer_norm_eps)
         self.head = AttentionPooling(settings, build)
@@ -471,7 +474,7 @@ class SiglipVisionModel(PretrainedModel):
         positions = self.position_embedding(jnp.arange(patches.shape[1])[None])
         passed = run_blocks(
             self.blocks,
-            patches + jnp.broadcast_to(positions, patches.shape),
+            self.patch_dropout(patches + jnp.broadcast_to(positions, patches.shape), rngs),
             output_hidden_states=output_hidden_states,
             output_attentions=output_attentions,
             rngs=rngs,

@@ -148,9 +148,11 @@ class _ThroughJax:
             leaf[...].astype(precision) if path[-1] == _MULTIPLIED else leaf[...]
             for path, leaf in zip(paths, flat.leaves, strict=True)
         ]
+        # The function lives as long as the tower: with the leaves themselves it would keep the unrounded matrices.
+        shells = [leaf.replace(None) for leaf in flat.leaves]
 
         def function(parameters: list[jax.Array], *inputs: jax.Array) -> jax.Array:
-            leaves = [leaf.replace(value) for leaf, value in zip(flat.leaves, parameters, strict=True)]
+            leaves = [shell.replace(value) for shell, value in zip(shells, parameters, strict=True)]
             whole = nnx.from_flat_state(list(zip(paths, leaves, strict=True)))
             features = run(nnx.merge(structure, whole), *inputs).astype(jnp.float32)
             length = jnp.linalg.norm(features, axis=-1, keepdims=True)

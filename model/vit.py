@@ -17,6 +17,7 @@ from model.layers import (
     BlockSettings,
     Build,
     LayerNorm,
+    PatchDropout,
     PatchEmbedding,
     Pooler,
     PreNormBlock,
@@ -162,6 +163,7 @@ class ViTModel(PretrainedModel):
         self.config = config
         self.class_token = build.normal((1, 1, width), deviation)
         self.position_embedding = build.normal((1, rows * columns + 1, width), deviation)
+        self.patch_dropout = PatchDropout(prefix_tokens=1)
         self.patch_embedding = PatchEmbedding(
             height_and_width(config.patch_size), config.num_channels, width, build, deviation=deviation
         )
@@ -200,13 +202,13 @@ class ViTModel(PretrainedModel):
         positions = jnp.broadcast_to(self.position_embedding[...].astype(jnp.float32), tokens.shape)
         passed = run_blocks(
             self.blocks,
-            dropout(tokens + positions, config.hidden_dropout_prob, rngs),
+            dropout(self.patch_dropout(tokens + positions, rngs), config.hidden_dropout_prob, rngs),
             output_hidden_states=output_hidden_states,
             output_attentions=output_attentions,
             rngs=rngs,
         )
-        last = self.final_norm(passed.last)
-        return TowerOutput(last, self.pooler(last), passed.hidden_states, passed.attentions)
+        pooled = self.pooler(self.final_norm(passed.pooled))
+        return TowerOutput(self.final_norm(passed.last), pooled, passed.hidden_states, passed.attentions)
 
 
 def with_class_token(class_token: nnx.Param[jax.Array], patches: jax.Array) -> jax.Array:

@@ -12,6 +12,7 @@ from app import output
 from app.failures import EXIT_INTERRUPTED
 from app.options import FolderPath, json_option
 from app.progress import Moment, display, stop_on_signal, time_text
+from model.machine import keep_freed_memory
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,11 +40,21 @@ if TYPE_CHECKING:
 @click.option("--lock", type=click.Choice(["vision", "text"]), help="Leave this tower as it is.")
 @click.option("--lora", type=click.IntRange(min=1), metavar="RANK", help="Learn low-rank changes only.")
 @click.option("--batch-size", type=click.IntRange(min=2), metavar="N")
-@click.option("--epochs", type=click.FloatRange(min=0, min_open=True), metavar="N")
+@click.option(
+    "--epochs",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="N",
+    help="How often each picture is seen; 10 unless they are few.",
+)
 @click.option(
     "--max-minutes", type=click.FloatRange(min=0, min_open=True), metavar="N", help="Fit into this time."
 )
-@click.option("--learning-rate", type=click.FloatRange(min=0, min_open=True), metavar="X")
+@click.option(
+    "--learning-rate",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="X",
+    help="At its highest; chosen by the width of the model if not given.",
+)
 @click.option("--restart", is_flag=True, help="Throw away what an earlier run left in FOLDER.")
 @json_option
 def train(
@@ -61,7 +72,8 @@ def train(
     """
     if importlib.util.find_spec("orbax.checkpoint") is None or importlib.util.find_spec("matplotlib") is None:
         raise click.ClickException("training needs more packages: pip install 'imago-search[train]'")
-    from model.training import train as run_training
+    keep_freed_memory()
+    from model.training import train as run_training  # imports JAX, which keeps what it is given before only
 
     settings = _settings(config, data_root, **options)
     with stop_on_signal("Stopping after this step") as should_stop, display() as show:

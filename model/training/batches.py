@@ -58,6 +58,16 @@ class Batch:
     cut_texts: int
 
 
+def _draws(seed: tuple[int, int], examples: int) -> npt.NDArray[np.float64]:
+    """Random numbers of a batch: float64 (examples, _DRAWS).
+
+    The last one of `augment` came later and is drawn after all others, so that earlier runs can be made again.
+    """
+    generator = np.random.default_rng(seed)
+    first, last = generator.random((examples, _DRAWS - 1)), generator.random((examples, 1))
+    return np.concatenate([first[:, : DRAWS - 1], last, first[:, DRAWS - 1 :]], axis=1)
+
+
 class LengthCounter:
     """A tokenizer that notices which texts are cut.
 
@@ -187,7 +197,7 @@ class BatchMaker:
             for source, position, count in zip(self._sources, positions, counts, strict=True)
             for example in source.take(int(position), int(count))
         ]
-        draws = np.random.default_rng((self._seed, step)).random((len(drawn), _DRAWS))
+        draws = _draws((self._seed, step), len(drawn))
         tasks = [
             self._pool.submit(self._decode, drawn[some], draws[some])
             for some in (

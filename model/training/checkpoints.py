@@ -7,11 +7,14 @@ always complete. Beside the arrays lie the facts that are not arrays, in JSON.
 from __future__ import annotations
 
 import logging
+import os
+import re
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import jax
 
-from model.training.errors import ResumeError
+from model.training.errors import ResumeError, TrainingError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -59,22 +62,48 @@ class Checkpoints:
         """Write a state; returns when it is on disk.
 
         Args:
-            step: steps done.
+            step: steps done; more than those of any state that is there.
             state: all arrays.
             facts: anything that JSON can hold.
+
+        Raises:
+            OSError: the disk is full, or something else of the system is in the way.
+            TrainingError: it was not written, for another state is as new.
         """
         import orbax.checkpoint as ocp
 
-        self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardSave(_tree(state)), facts=ocp.args.JsonSave(facts)
-            ),
+        arguments = ocp.args.Composite(
+            state=ocp.args.StandardSave(_tree(state)), facts=ocp.args.JsonSave(facts)
         )
-        self._manager.wait_until_finished()
+        try:
+            written = self._manager.save(step, args=arguments)
+            self._manager.wait_until_finished()
+        except ValueError as error:
+            # TensorStore tells what the system said in its text alone.
+            said = re.search(r"os_error_code='(\d+)'", str(error))
+            if said is None:
+                raise
+            raise OSError(int(said[1]), os.strerror(int(said[1])), str(self._folder)) from error
+        if not written:  # Orbax says no more than that, and does so for every step before its latest
+            raise TrainingError(
+                f"the state of step {step} was not written to {self._folder}, where the latest is of step "
+                f"{self.latest_step()}. Delete what is newer than the run, or restart"
+            )
+
+    def kept_facts(self) -> list[dict[str, Any]]:
+        """The facts of all states that are there and whose facts can be read, the oldest first."""
+        import orbax.checkpoint as ocp
+
+        kept = []
+        for step in sorted(self._manager.all_steps()):
+            # What cannot be read is never gone back to.
+            with suppress(Exception):
+                found = self._manager.restore(step, args=ocp.args.Composite(facts=ocp.args.JsonRestore()))
+                kept.append(dict(found["facts"]))
+        return kept
 
     def restore(self, like: State) -> tuple[State, dict[str, Any]]:
-        """Read the newest state that can be read.
+        """Read the newest state that can be read, and delete those after it: their steps will be saved again.
 
         Args:
             like: a state of the same shapes, placed as the result shall be.
@@ -85,7 +114,7 @@ class Checkpoints:
         import orbax.checkpoint as ocp
 
         shapes = jax.tree.map(ocp.utils.to_shape_dtype_struct, _tree(like))
-        problems = []
+        problems: dict[int, str] = {}
         for step in sorted(self._manager.all_steps(), reverse=True):
             try:
                 found = self._manager.restore(
@@ -95,11 +124,13 @@ class Checkpoints:
                     ),
                 )
             except Exception as error:  # noqa: BLE001 (Orbax and TensorStore raise whatever their parts raise)
-                problems.append(f"step {step}: {type(error).__name__}: {str(error)[:200]}")
+                problems[step] = f"step {step}: {type(error).__name__}: {str(error)[:200]}"
                 continue
+            for damaged in problems:
+                self._manager.delete(damaged)
             return _state(like, found["state"]), dict(found["facts"])
         raise ResumeError(
-            f"no state in {self._folder} can be read ({'; '.join(problems)}). Delete the folder to start again"
+            f"no state in {self._folder} can be read ({'; '.join(problems.values())}). Delete the folder to start again"
         )
 
 

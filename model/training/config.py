@@ -7,14 +7,16 @@ gathered and told in one error. Paths are relative to the file, or to `data_root
 from __future__ import annotations
 
 import dataclasses
+import math
 import tomllib
 import types
 import typing
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from model.errors import ConfigurationError
+from model.training.vocabulary import EVERYDAY_NAME
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -23,6 +25,9 @@ SourceKind = Literal["captions", "coco", "folders", "parquet", "webdataset"]
 
 DEFAULT_TEMPLATES = ("a photo of a {}", "a {}", "{}", "a picture of a {}", "photos of {plural}", "{plural}")
 ZERO_SHOT_TEMPLATES = ("a photo of a {}", "a {}", "{}", "a picture of a {}")
+
+# A few hundred pictures are too few steps in so many epochs to learn anything; the best state is kept in any case.
+_EPOCHS, _FEW_STEPS, _MOST_EPOCHS = 10.0, 300, 100.0
 
 
 def _require(condition: bool, message: str) -> None:
@@ -159,7 +164,7 @@ class TextConfig:
 
     templates: tuple[str, ...] = DEFAULT_TEMPLATES
     broader_share: float = 0.2
-    vocabulary: str = "everyday"
+    vocabulary: str = EVERYDAY_NAME
     name_captions: float = 0.1
     length: int | None = None
 
@@ -187,7 +192,12 @@ class AugmentationConfig:
         brightness: largest change, as a share of full brightness; either way.
         contrast: largest change of contrast; 0.4 means factors 0.6 to 1.4.
         saturation: the same for colourfulness.
+        sharpness: largest share of the fine detail that is taken away or added; 1 blurs fully, or doubles it. Pictures
+            come resized by many programs, and a model that has seen one sharpness alone errs on others.
         compose: how often an image's right half is another example's, the text naming both ("a dog and a car").
+        patch_dropout: share of each image's patches that the vision tower is not shown (Li et al. 2023, "FLIP"): a
+            step costs less, so more images are learnt from in the same time.
+        patch_dropout_until: share of the run's steps after which it is shown them all, as it will be when it is used.
     """
 
     crop_area: tuple[float, float] = (0.5, 1.0)
@@ -196,7 +206,10 @@ class AugmentationConfig:
     brightness: float = 0.1
     contrast: float = 0.1
     saturation: float = 0.1
+    sharpness: float = 0.0
     compose: float = 0.0
+    patch_dropout: float = 0.0
+    patch_dropout_until: float = 0.85
 
     def __post_init__(self) -> None:
         smallest, largest = self.crop_area
@@ -205,16 +218,33 @@ class AugmentationConfig:
             f"augmentation.crop_area = {list(self.crop_area)}: expected two shares, the smaller first, above 0",
         )
         _require(self.crop_aspect >= 1, f"augmentation.crop_aspect = {self.crop_aspect} must be at least 1")
-        for name in ("flip", "brightness", "contrast", "saturation", "compose"):
+        shares = (
+            "flip",
+            "brightness",
+            "contrast",
+            "saturation",
+            "sharpness",
+            "compose",
+            "patch_dropout_until",
+        )
+        for name in shares:
             _require_share(f"augmentation.{name}", getattr(self, name))
+        _require(
+            0 <= self.patch_dropout < 1,
+            f"augmentation.patch_dropout = {self.patch_dropout} must be at least 0 and below 1",
+        )
 
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """AdamW with warm-up and cosine decay.
+    """AdamW, or Muon for the matrices within blocks and AdamW for the rest, with warm-up and cosine decay.
 
     Attributes:
-        learning_rate: at its highest.
+        kind: "adamw" (Loshchilov and Hutter 2019), or "muon" (Jordan 2024), which learns more from each step of a model
+            that starts from nothing. Its updates are scaled to the size of AdamW's (Liu et al. 2025), so a rate fits
+            both.
+        learning_rate: at its highest; None: 1e-4 for a vision tower that is 768 wide, and in inverse proportion to the
+            width for others, as Adam's best rates are (Yang et al. 2022, "Tensor Programs V").
         final_learning_rate: share of the highest that is left at the end.
         warmup: share of all steps in which the rate grows from 0.
         weight_decay: on matrices only; scales, biases and the logit scale have none.
@@ -225,7 +255,8 @@ class OptimizerConfig:
         ema: decay of the moving average of the parameters, which is then what is validated and exported; None: none.
     """
 
-    learning_rate: float = 1e-4
+    kind: Literal["adamw", "muon"] = "adamw"
+    learning_rate: float | None = None
     final_learning_rate: float = 0.0
     warmup: float = 0.05
     weight_decay: float = 0.1
@@ -236,7 +267,10 @@ class OptimizerConfig:
     ema: float | None = None
 
     def __post_init__(self) -> None:
-        _require(self.learning_rate > 0, f"optimizer.learning_rate = {self.learning_rate} must be above 0")
+        _require(
+            self.learning_rate is None or self.learning_rate > 0,
+            f"optimizer.learning_rate = {self.learning_rate} must be above 0",
+        )
         _require(self.weight_decay >= 0, f"optimizer.weight_decay = {self.weight_decay} must not be negative")
         for name in ("final_learning_rate", "warmup"):
             _require_share(f"optimizer.{name}", getattr(self, name))
@@ -250,6 +284,17 @@ class OptimizerConfig:
             f"optimizer.clip_norm = {self.clip_norm} must be above 0",
         )
 
+    def for_width(self, width: int) -> OptimizerConfig:
+        """The same with a learning rate, chosen for a vision tower that is `width` wide where there is none."""
+        return self if self.learning_rate is not None else replace(self, learning_rate=1e-4 * 768 / width)
+
+    @property
+    def peak_learning_rate(self) -> float:
+        """The highest learning rate; `ConfigurationError` where `for_width` has not chosen it yet."""
+        if self.learning_rate is None:
+            raise ConfigurationError("optimizer.learning_rate is not chosen yet")
+        return self.learning_rate
+
 
 @dataclass(frozen=True)
 class ScheduleConfig:
@@ -259,7 +304,8 @@ class ScheduleConfig:
         batch_size: pairs that are compared with each other in one step.
         accumulate: parts that a batch is computed in, to save memory. The result is that of the whole batch.
         steps: how many; None: `epochs` decides.
-        epochs: how often each example of a source of weight 1 is seen.
+        epochs: how often each example of a source of weight 1 is seen; None: 10 times, and where that makes few
+            steps more often: as it takes for 300 of them, but at most 100 times.
         max_minutes: fewer steps where these would not suffice, from a measurement at the start. The schedule is
             then made for the fewer steps, so the learning rate still comes down to its end.
         validate_every: steps between validations; None: ten in all.
@@ -270,7 +316,7 @@ class ScheduleConfig:
     batch_size: int = 128
     accumulate: int = 1
     steps: int | None = None
-    epochs: float = 10.0
+    epochs: float | None = None
     max_minutes: float | None = None
     validate_every: int | None = None
     checkpoint_every: int | None = None
@@ -297,6 +343,19 @@ class ScheduleConfig:
             self.batch_size % self.accumulate == 0,
             f"schedule.batch_size = {self.batch_size} is not divisible by accumulate = {self.accumulate}",
         )
+
+    def steps_for(self, examples: float) -> int:
+        """How many steps a run has, unless its time is limited; at least 1.
+
+        Args:
+            examples: that an epoch has.
+        """
+        if self.steps is not None:
+            return self.steps
+        epochs = self.epochs
+        if epochs is None:
+            epochs = min(max(_EPOCHS, _FEW_STEPS * self.batch_size / examples), _MOST_EPOCHS)
+        return max(1, math.ceil(epochs * examples / self.batch_size))
 
 
 @dataclass(frozen=True)
@@ -426,7 +485,21 @@ def config_from_dict(settings: Mapping[str, Any], *, root: Path = Path()) -> Tra
     config = _read(TrainingConfig, settings, "", root, problems)
     if problems:
         raise ConfigurationError("; ".join(problems))
-    return typing.cast("TrainingConfig", config)
+    return _with_paths(typing.cast("TrainingConfig", config), root)
+
+
+def _with_paths(config: TrainingConfig, root: Path) -> TrainingConfig:
+    """The same with what is a path only where it is no name: of a vocabulary, of a model."""
+    if root == Path():
+        return config
+    text, model = config.text, config.model
+    if text.vocabulary not in {"", EVERYDAY_NAME}:
+        text = replace(text, vocabulary=str(root / Path(text.vocabulary).expanduser()))
+    if model.base is not None:
+        # Absolute, so that nobody takes a folder for a repository on the hub, which has a slash in its name, too.
+        folder = (root / Path(model.base).expanduser()).absolute()
+        model = replace(model, base=str(folder)) if folder.is_dir() else model
+    return replace(config, text=text, model=model)
 
 
 class _Unfit(Exception):  # noqa: N818 (never leaves this module)

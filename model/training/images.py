@@ -10,10 +10,11 @@ import io
 import math
 import sys
 import warnings
+from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageFilter
 
 from model.preprocess import to_rgb
 
@@ -23,11 +24,14 @@ if TYPE_CHECKING:
     from model.preprocess import ImagePreprocessor
     from model.training.config import AugmentationConfig
 
-DRAWS = 8
+DRAWS = 9
 """Random numbers that `augment` uses for one image."""
 
 # Above this an image is a decompression bomb rather than a photograph.
 _LARGEST_IMAGE_PIXELS = 200_000_000
+
+# Finer than this, in the pixels that the tower is given, is what `sharpness` changes.
+_DETAIL_RADIUS_PIXELS = 1.0
 
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
@@ -49,6 +53,7 @@ def decode(content: bytes, minimum_side_pixels: int) -> Image.Image:
     Raises:
         BrokenImageError: no image, damaged, or beyond 200 megapixels.
     """
+    _prepare_pillow()
     try:
         with warnings.catch_warnings():
             # Odd metadata is no reason to lose an example, and large images are checked here.
@@ -62,6 +67,18 @@ def decode(content: bytes, minimum_side_pixels: int) -> Image.Image:
     except Exception as error:  # Pillow's decoders raise nearly anything on damaged bytes
         raise BrokenImageError(f"{type(error).__name__}: {error}") from error
     raise BrokenImageError(reason)
+
+
+@cache
+def _prepare_pillow() -> None:
+    """Let Pillow read what phones write (HEIC), and leave it to `decode` how large an image may be."""
+    import pillow_heif
+
+    pillow_heif.register_heif_opener(thumbnails=False, depth_images=False, aux_images=False)
+    pillow_heif.options.DECODE_THREADS = 1  # as many threads as cores decode already
+    # Pillow itself refuses from twice its limit on. Whoever has allowed more in this process keeps that.
+    if Image.MAX_IMAGE_PIXELS is not None:
+        Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS, _LARGEST_IMAGE_PIXELS)
 
 
 def augment(
@@ -81,6 +98,9 @@ def augment(
     height, width = size
     box = crop_box(image.width, image.height, config, width / height, draws)
     resized = image.resize((width, height), Image.Resampling.BICUBIC, box=box)
+    if config.sharpness:
+        blurred = resized.filter(ImageFilter.GaussianBlur(_DETAIL_RADIUS_PIXELS))
+        resized = Image.blend(blurred, resized, 1 + config.sharpness * (2 * draws[8] - 1))
     pixels = np.asarray(resized)
     if draws[4] < config.flip:
         pixels = pixels[:, ::-1]

@@ -17,6 +17,7 @@ import optax  # type: ignore[import-untyped]
 from flax import nnx
 
 from model.errors import ConfigurationError
+from model.training.muon import scale_by_muon
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -169,23 +170,34 @@ def learning_rate(config: OptimizerConfig, step: int, steps: int) -> float:
     """
     warmup = min(round(config.warmup * steps), steps - 1)
     if step < warmup:
-        return config.learning_rate * (step + 1) / (warmup + 1)
+        return config.peak_learning_rate * (step + 1) / (warmup + 1)
     fall = 0.5 * (1 + math.cos(math.pi * (step - warmup) / (steps - warmup)))
-    return config.learning_rate * (config.final_learning_rate + (1 - config.final_learning_rate) * fall)
+    return config.peak_learning_rate * (config.final_learning_rate + (1 - config.final_learning_rate) * fall)
 
 
 def optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
-    """AdamW (Loshchilov and Hutter 2019) with clipping, up to the learning rate, which `follow` brings in."""
+    """What `config.kind` says, with clipping, up to the learning rate, which `follow` brings in."""
 
     def matrices(parameters: Parameters) -> dict[str, bool]:
         return {name: value.ndim >= 2 for name, value in parameters.items()}
 
+    direction = optax.scale_by_adam(config.beta1, config.beta2, config.epsilon)
+    if config.kind == "muon":
+        direction = optax.partition({"muon": scale_by_muon(), "adam": direction}, _muon_or_adam)
     clip = [] if config.clip_norm is None else [optax.clip_by_global_norm(config.clip_norm)]
     return optax.chain(
         *clip,
-        optax.scale_by_adam(config.beta1, config.beta2, config.epsilon),
+        direction,
         optax.add_decayed_weights(config.weight_decay, mask=matrices),
     )
+
+
+def _muon_or_adam(parameters: Parameters) -> dict[str, str]:
+    """Muon is for matrices between hidden states; embeddings and projections out of the tower are AdamW's."""
+    return {
+        name: "muon" if value.ndim == 2 and ".blocks." in name else "adam"
+        for name, value in parameters.items()
+    }
 
 
 def follow(trained: Parameters, updates: Parameters, rate: jax.Array, plan: Plan) -> Parameters:

@@ -10,7 +10,7 @@ What a run leaves in its output folder:
         log.jsonl         every event
         curve.png         loss and scores over steps
         checkpoints/      states to go on from
-        best-STEP/        the best state so far
+        best-STEP/        the best state so far, and what an older state in checkpoints/ knew as that
         start/            the checkpoint that a new model started from
 
 A run that was stopped or killed goes on when it is started again with the same settings and folder, and ends with the
@@ -48,8 +48,7 @@ from model.training.result import (
     write_card,
     write_model,
 )
-from model.training.setup import prepare_run
-from model.training.sources import open_source
+from model.training.setup import RUN_NAME, prepare_run
 from model.training.start import load_start
 
 if TYPE_CHECKING:
@@ -70,8 +69,6 @@ _HARMLESS = (
     "settings.schedule.log_every",
     "settings.schedule.checkpoint_every",
 )
-
-_RUN_NAME = "run.json"
 
 # How many there are in a run whose settings leave it open.
 _VALIDATIONS, _CHECKPOINTS = 10, 20
@@ -184,6 +181,7 @@ def train(
         TrainingDataError: the data cannot be read or holds nothing to learn from.
         ResumeError: the folder holds another run, or another process is at work in it.
         TrainingDivergedError: the loss is no longer a number; the last good state is kept.
+        TrainingError: the device has too little memory, or the time is too short for a single step.
     """
     begin_seconds = time.monotonic()
     keep_compiled_code()
@@ -193,11 +191,16 @@ def train(
     with _alone(work):
         if restart:
             _clear(work)
-        prepared = prepare_run(config, work)
-        with closing(prepared.batches):
-            return _Run(
-                prepared, output, progress or (lambda _: None), should_stop or (lambda: False), begin_seconds
-            ).go()
+        with _out_of_memory_explained(config):
+            prepared = prepare_run(config, work)
+            with closing(prepared.batches):
+                return _Run(
+                    prepared,
+                    output,
+                    progress or (lambda _: None),
+                    should_stop or (lambda: False),
+                    begin_seconds,
+                ).go()
 
 
 @contextmanager
@@ -213,6 +216,21 @@ def _alone(work: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+@contextmanager
+def _out_of_memory_explained(config: TrainingConfig) -> Iterator[None]:
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        plan = config.schedule
+        raise TrainingError(
+            f"the device has too little memory: lower schedule.batch_size (it is {plan.batch_size}), or raise "
+            f"schedule.accumulate (it is {plan.accumulate}), which computes the same batch in more parts; then "
+            f"restart. What JAX says: {str(error).partition(chr(10))[0][:300]}"
+        ) from error
 
 
 def _clear(work: Path) -> None:
@@ -311,7 +329,7 @@ class _Run:
 
     def _known_run(self) -> dict[str, Any] | None:
         """What an earlier process wrote of this run; ResumeError if it was another one."""
-        path = self._work / _RUN_NAME
+        path = self._work / RUN_NAME
         if not path.is_file():
             return None
         try:
@@ -333,7 +351,7 @@ class _Run:
         return known
 
     def _write_run(self) -> None:
-        path = self._work / _RUN_NAME
+        path = self._work / RUN_NAME
         unfinished = path.with_suffix(".unfinished")
         unfinished.write_text(
             json.dumps(self._facts() | {"steps": self._steps}, indent=2) + "\n", encoding="utf-8"
@@ -343,22 +361,16 @@ class _Run:
     def _count_steps(self) -> int:
         """How many steps the run shall have, measured where its time is limited."""
         plan = self._config.schedule
-        steps = plan.steps or max(1, math.ceil(plan.epochs * self._prepared.data.examples / plan.batch_size))
+        steps = plan.steps_for(self._prepared.data.examples)
         if plan.max_minutes is None:
             return steps
         self._notice("compiling, and measuring how fast this machine is")
-        # On a state of its own: what is learnt in the measurement is thrown away.
-        trainer = self._prepared.trainer
-        state = trainer.start(self._prepared.parameters)
-        count = min(steps, 1 + _TIMED_STEPS)
-        began = time.perf_counter()
-        with closing(self._prepared.batches.from_step(0, count)) as stream:
-            for number, batch in enumerate(stream):
-                state, measured = trainer.step(state, trainer.place(batch), 0.0)
-                measured.loss.block_until_ready()
-                if number == 0 and count > 1:
-                    began = time.perf_counter()  # without compilation
-        step_seconds = (time.perf_counter() - began) / max(1, count - 1)
+        step_seconds = self._time_steps(0.0, steps)
+        augmentation = self._config.augmentation
+        if augmentation.patch_dropout:
+            share = augmentation.patch_dropout_until
+            dropping_seconds = self._time_steps(augmentation.patch_dropout, steps)
+            step_seconds = share * dropping_seconds + (1 - share) * step_seconds
         self._score(self._prepared.parameters)  # compiles
         began = time.perf_counter()
         self._score(self._prepared.parameters)
@@ -381,6 +393,21 @@ class _Run:
                 f"{step_seconds:.2f} s are planned"
             )
         return min(steps, affordable)
+
+    def _time_steps(self, patch_dropout: float, steps: int) -> float:
+        """Seconds that a step takes, once it is compiled."""
+        # On a state of its own: what is learnt in the measurement is thrown away.
+        trainer = self._prepared.trainer
+        state = trainer.start(self._prepared.parameters)
+        count = min(steps, 1 + _TIMED_STEPS)
+        began = time.perf_counter()
+        with closing(self._prepared.batches.from_step(0, count)) as stream:
+            for number, batch in enumerate(stream):
+                state, measured = trainer.step(state, trainer.place(batch), 0.0, patch_dropout=patch_dropout)
+                measured.loss.block_until_ready()
+                if number == 0 and count > 1:
+                    began = time.perf_counter()  # without compilation
+        return (time.perf_counter() - began) / max(1, count - 1)
 
     def _recall(self, remembered: dict[str, Any]) -> None:
         self._cut_texts = remembered["cut_texts"]
@@ -420,7 +447,12 @@ class _Run:
                     self._notice(f"stopped at step {step} of {self._steps}; start again to go on")
                     return state
                 batch = next(stream)
-                state, measured = trainer.step(state, trainer.place(batch), self._learning_rate(step))
+                state, measured = trainer.step(
+                    state,
+                    trainer.place(batch),
+                    self._learning_rate(step),
+                    patch_dropout=self._patch_dropout(step),
+                )
                 step += 1
                 self._step = step
                 unseen.measured.append(measured)
@@ -479,14 +511,18 @@ class _Run:
         """The rate of the step that follows so many steps."""
         return learning_rate(self._config.optimizer, step, self._steps)
 
+    def _patch_dropout(self, step: int) -> float:
+        """The share of patches left out in the step that follows so many steps."""
+        augmentation = self._config.augmentation
+        return augmentation.patch_dropout if step < augmentation.patch_dropout_until * self._steps else 0.0
+
     def _stop_diverged(self, step: int, loss: float, norm: float) -> None:
         config = self._config.optimizer
+        rate = config.peak_learning_rate
         folder = self._work / "checkpoints"
         kept = [int(item.name) for item in folder.iterdir() if item.name.isdecimal()]
         good = f"the state of step {max(kept)} is kept in {folder}" if kept else "no state had been saved yet"
-        advice = [
-            f"lower optimizer.learning_rate (it is {config.learning_rate:g}; try {config.learning_rate / 3:.2g})"
-        ]
+        advice = [f"lower optimizer.learning_rate (it is {rate:g}; try {rate / 3:.2g})"]
         if config.warmup < 0.1:
             advice.append(f"lengthen optimizer.warmup (it is {config.warmup:g}; try 0.1)")
         if config.clip_norm is None or config.clip_norm > 1:
@@ -507,7 +543,8 @@ class _Run:
         scores = self._score(parameters)
         mean = overall(list(scores.values()))
         self._journal.write("validation", step=step, score=mean, scores=scores)
-        if self._best.score is None or mean > self._best.score:
+        # Of equals the later one: a handful of held-out images is all right long before there is no more to learn.
+        if self._best.score is None or mean >= self._best.score:
             self._keep_best(_Best(step, mean, scores), parameters)
         self._progress(TrainingProgress(step, self._steps, scores=scores))
 
@@ -524,17 +561,19 @@ class _Run:
         return {test.title: score(test, self._prepared.embedder, parameters) for test in self._prepared.tests}
 
     def _save(self, step: int, state: State, checkpoints: Checkpoints) -> None:
-        if checkpoints.latest_step() != step:
-            facts = {
-                "best_step": self._best.step,
-                "best_score": self._best.score,
-                "best_scores": self._best.scores,
-                "cut_texts": self._cut_texts,
-            }
-            checkpoints.save(step, state, facts)
-        # Not before: until this state was whole, an earlier one that knew another best might have been gone back to.
+        if checkpoints.latest_step() == step:
+            return
+        facts = {
+            "best_step": self._best.step,
+            "best_score": self._best.score,
+            "best_scores": self._best.scores,
+            "cut_texts": self._cut_texts,
+        }
+        checkpoints.save(step, state, facts)
+        # Any state that is kept may be gone back to, and must find the best that it knew.
+        known = {self._best_folder(kept["best_step"]) for kept in [facts, *checkpoints.kept_facts()]}
         for folder in self._work.glob("best-*"):
-            if folder != self._best_folder(self._best.step):
+            if folder not in known:
                 shutil.rmtree(folder)
 
     # After the last step
@@ -566,8 +605,8 @@ class _Run:
     def _measure_report(self, parameters: Parameters) -> tuple[Figure, ...]:
         prepared = self._prepared
         figures = []
-        for settings in self._config.report:
-            test = prepared.test_set(open_source(settings), settings.title or settings.path.name)
+        for settings, source in prepared.reports:
+            test = prepared.test_set(source, settings.title or settings.path.name)
             if test is None:
                 self._notice(f"{settings.path} cannot be scored: it has one class only, or too few images")
                 continue
@@ -599,7 +638,7 @@ class _Run:
                 f"{source.title}: {len(source.entries):,}" for source in self._prepared.data.training
             ),
             "kept state": f"step {self._best.step:,}",
-            "learning rate": f"{config.optimizer.learning_rate:g}, warm-up {config.optimizer.warmup:g}, cosine",
+            "learning rate": f"{config.optimizer.peak_learning_rate:g}, warm-up {config.optimizer.warmup:g}, cosine",
             "compute": f"{config.model.dtype}, {jax.default_backend()}",
             "broken images": f"{len(self._broken):,}",
             "texts cut": f"{self._cut_texts:,}",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import os
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -13,7 +14,7 @@ import jax
 import numpy as np
 
 from model.errors import ConfigurationError
-from model.tokenizer import TextTokenizer
+from model.tokenizer import TextTokenizer, load_tokenizer
 from model.training.batches import BatchMaker, LengthCounter
 from model.training.errors import TrainingDataError
 from model.training.evaluation import TestSet, prepare
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    from model.training.config import TrainingConfig
+    from model.training.config import ReportConfig, TrainingConfig
     from model.training.parameters import Parameters
     from model.training.sources import Source
     from model.training.start import Start
@@ -39,6 +40,9 @@ _TEXTS_MEASURED, _TEXTS_LOOKED_AT = 5_000, 200_000
 _LENGTH_STEP_TOKENS = 8
 
 _MOST_WORKERS = 16
+
+RUN_NAME = "run.json"
+"""The file in the run's own folder that says what run it is; written when all is ready for the first step."""
 
 
 @dataclass(frozen=True)
@@ -110,6 +114,9 @@ def starting_folder(config: TrainingConfig, data: Data, maker: TextMaker, work: 
     if config.model.new is None:
         return find_base(config.model)
     folder = work / "start"
+    if not (work / RUN_NAME).is_file():
+        # Left by a start that failed later on, perhaps with other settings or data: no run vouches for it yet.
+        shutil.rmtree(folder, ignore_errors=True)
     if not folder.is_dir():
         make_new(config.model.new, folder, texts_of(data, maker, config.text.templates), config.seed)
     return folder
@@ -145,7 +152,16 @@ def make_tokenizer(config: TrainingConfig, start: Start, data: Data, maker: Text
             f"the tokenizer has {fitting.vocabulary_size} tokens, the text tower knows {description.vocabulary_size}: "
             "they do not belong together"
         )
-    return LengthCounter(fitting, tokenizer(length + 1), length=min(length, fitting.max_length))
+    length = min(length, fitting.max_length)
+    # Made by hand: from_pretrained would cut at the tokenizer's own limit, and what is lost there be counted nowhere.
+    longer = TextTokenizer(
+        load_tokenizer(description.folder),
+        max_length=length + 1,
+        pad_id=fitting.pad_id,
+        cleaning=fitting.cleaning,
+        pads_left=fitting.pads_left,
+    )
+    return LengthCounter(fitting, longer, length=length)
 
 
 def worker_count(config: TrainingConfig) -> int:
@@ -204,7 +220,7 @@ class Prepared:
     """All that a run needs and that does not change during it.
 
     Attributes:
-        config: the settings.
+        config: the settings, with those that the model decides.
         data: the opened sources.
         start: the checkpoint that training starts from.
         blueprint: of its model.
@@ -213,6 +229,7 @@ class Prepared:
         trainer: the compiled functions.
         batches: makes batches of the data; to be closed.
         tests: what is validated on.
+        reports: what is measured at the end, beside its settings.
         embedder: its towers alone.
     """
 
@@ -225,6 +242,7 @@ class Prepared:
     trainer: Trainer
     batches: BatchMaker
     tests: tuple[TestSet, ...]
+    reports: tuple[tuple[ReportConfig, Source], ...]
     embedder: Embedder
 
     def test_set(self, source: Source, title: str, classes: Source | None = None) -> TestSet | None:
@@ -250,7 +268,10 @@ def prepare_run(config: TrainingConfig, work: Path) -> Prepared:
     devices = choose_devices(config)
     maker = TextMaker(config.text, Vocabulary.load(config.text.vocabulary))
     data = open_data(config)
+    # Read after the last step only, but what is not there shall be known before the first.
+    reports = tuple((settings, open_source(settings)) for settings in config.report)
     start = load_start(starting_folder(config, data, maker, work), config.model.dtype)
+    config = replace(config, optimizer=config.optimizer.for_width(start.vision_width))
     tokenizer = make_tokenizer(config, start, data, maker)
     preprocessor = start.description.preprocessor
     blueprint = Blueprint(start.model)
@@ -279,6 +300,7 @@ def prepare_run(config: TrainingConfig, work: Path) -> Prepared:
         trainer,
         batches,
         (),
+        reports,
         Embedder(
             blueprint,
             preprocessor,

@@ -10,8 +10,8 @@ The kinds, and what each expects:
   `golden_retriever, dog`.
 - `parquet`: a file, or a folder of them, with image bytes (`image`; also the struct with `bytes` that the `datasets`
   library writes) and a text column as for captions.
-- `webdataset`: tar files whose members `KEY.jpg` (or png, webp, gif, bmp, tif) and `KEY.txt`, `KEY.json` or `KEY.cls`
-  make one example. A JSON member is read as a line of `captions` is.
+- `webdataset`: tar files whose members `KEY.jpg` (or png, webp, gif, bmp, tif, heic, avif) and `KEY.txt`, `KEY.json` or
+  `KEY.cls` make one example. A JSON member is read as a line of `captions` is.
 
 Columns called `name`, `names`, `label`, `labels` or `cls` hold names, which go through templates; the others captions.
 """
@@ -38,8 +38,13 @@ if TYPE_CHECKING:
 
     from model.training.config import DataConfig, SourceKind
 
+# The same that an index takes (`indexer.formats`), so that what can be searched can be learnt from.
 IMAGE_SUFFIXES = frozenset(
-    {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".heic", ".avif"}
+    [
+        *(".jpg", ".jpeg", ".jpe", ".jfif"),
+        *(".png", ".webp", ".gif", ".tif", ".tiff", ".bmp", ".dib"),
+        *(".heic", ".heif", ".hif", ".avif"),
+    ]
 )
 _IMAGE_COLUMNS = ("file", "file_name", "filename", "image", "path")
 _CAPTION_COLUMNS = ("caption", "captions", "text", "texts")
@@ -188,7 +193,9 @@ def open_source(config: DataConfig) -> Source:
     entries, blocks, without_text = _READERS[kind](config)
     renames = {normalise(label): names for label, names in config.rename.items()}
     entries = [_clean(entry, renames) for entry in entries]
-    if not entries:
+    said = np.array([bool(entry.names or entry.captions) for entry in entries], bool)
+    without_text += int((~said).sum())
+    if not said.any():
         reason = f"all {without_text} rows lack a text" if without_text else "it is empty"
         split = f" with {config.split_column} {config.split!r}" if config.split is not None else ""
         raise TrainingDataError(f"{config.path} ({kind}) has no image with a text{split}: {reason}")
@@ -199,9 +206,12 @@ def open_source(config: DataConfig) -> Source:
         tuple(size for _, size in blocks),
         without_text,
     )
-    if config.limit is not None and config.limit < len(entries):
-        wanted = np.zeros(len(entries), bool)
-        wanted[np.linspace(0, len(entries) - 1, config.limit).round().astype(int)] = True
+    if not said.all():
+        source = source.keep(said)
+    count = len(source.entries)
+    if config.limit is not None and config.limit < count:
+        wanted = np.zeros(count, bool)
+        wanted[np.linspace(0, count - 1, config.limit).round().astype(int)] = True
         source = source.keep(wanted)
     return source
 
@@ -213,8 +223,10 @@ _Opened = tuple[list[Entry], _Blocks, int]
 def _clean(entry: Entry, renames: Mapping[str, tuple[str, ...]]) -> Entry:
     if not entry.names:
         return entry
-    names = tuple(dict.fromkeys(normalise(name) for name in entry.names))
-    names = tuple(map(normalise, renames.get(names[0], names)))
+    # A name may be nothing but an underscore, and what it is renamed to nothing at all.
+    names = tuple(dict.fromkeys(name for name in map(normalise, entry.names) if name))
+    if names:
+        names = tuple(name for name in map(normalise, renames.get(names[0], names)) if name)
     return Entry(names, (), entry.place, entry.origin)
 
 
@@ -292,9 +304,8 @@ def _strings(value: Any) -> tuple[str, ...]:
     if value is None:
         return ()
     items = value if isinstance(value, list | tuple) else [value]
-    texts = [
-        item.get("raw", "") if isinstance(item, dict) else str(item) for item in items if item is not None
-    ]
+    raw = [item.get("raw") if isinstance(item, dict) else item for item in items]
+    texts = [str(item) for item in raw if item is not None]
     return tuple(" ".join(text.split()) for text in texts if text.strip())
 
 

@@ -19,6 +19,7 @@ from model.clip import CLIPConfig, CLIPModel
 from model.errors import ConfigurationError, UnsupportedCheckpointError
 from model.families import describe
 from model.pretrained import PretrainedModel, locate_folder
+from model.tokenizer import TextTokenizer, load_tokenizer
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -49,7 +50,10 @@ SIDE_FILES = (
     "sentencepiece.bpe.model",
 )
 
-# Special tokens of a new vocabulary. Their order matters: an end token with id 2 would mean an older rule of pooling.
+# An end token with this id means an older rule of pooling: at the highest id of a text.
+_OLDER_END = 2
+
+# Special tokens of a new vocabulary. Their order matters: the end must not be the id above.
 _PADDING, _UNKNOWN, _BEGIN, _END = SPECIAL_TOKENS = ("<pad>", "<unk>", "<bos>", "<eos>")
 
 
@@ -70,6 +74,12 @@ class Start:
     model_class: type[PretrainedModel]
     description: CheckpointDescription
     loss: str
+
+    @property
+    def vision_width(self) -> int:
+        """Width of the vision tower."""
+        config: Any = self.model.config  # each of WHOLE_MODELS has a vision_config
+        return int(config.vision_config.hidden_size)
 
 
 def load_start(folder: Path, dtype: str) -> Start:
@@ -129,6 +139,7 @@ def make_new(config: NewModelConfig, folder: Path, texts: Iterable[str], seed: i
         copied = copy_side_files(config.tokenizer, unfinished)
         if not copied:
             raise ConfigurationError(f"model.new.tokenizer: {config.tokenizer} holds no tokenizer")
+        text |= _ids_of(config.tokenizer, text.get("max_position_embeddings", 77))
     settings = CLIPConfig.from_dict(config.configuration | {"text_config": text})
     size_pixels = settings.vision_config.image_size
     height, width = (size_pixels, size_pixels) if isinstance(size_pixels, int) else size_pixels
@@ -163,6 +174,33 @@ def copy_side_files(source: Path, target: Path) -> list[str]:
     for name in names:
         shutil.copyfile(source / name, target / name)
     return names
+
+
+def _ids_of(folder: Path, positions: int) -> dict[str, int]:
+    """What a text tower must know of a tokenizer: how many ids there are, and which of them are special.
+
+    CLIP pools at the first end token, so a tower that waits for another one gives all texts the same vector.
+    """
+    tokenizer = load_tokenizer(folder)
+    tokenizer.no_padding()
+    encoded = tokenizer.encode("a")
+    ids, special = encoded.ids, encoded.special_tokens_mask
+    if not ids or not special[-1]:
+        raise ConfigurationError(
+            f"model.new.tokenizer: that of {folder} closes no text with a token of its own, where the text tower would "
+            "pool. Leave model.new.tokenizer out, or give its post-processor a closing token"
+        )
+    if ids[-1] == _OLDER_END:
+        raise ConfigurationError(
+            f"model.new.tokenizer: that of {folder} closes texts with the id {_OLDER_END}, which in CLIP's "
+            "configurations stands for an older rule of pooling. Leave model.new.tokenizer out, or take another"
+        )
+    found = {
+        "vocab_size": int(tokenizer.get_vocab_size(with_added_tokens=True)),
+        "pad_token_id": TextTokenizer.from_pretrained(folder, max_length=positions).pad_id,
+        "eos_token_id": int(ids[-1]),
+    }
+    return found | ({"bos_token_id": int(ids[0])} if special[0] else {})
 
 
 def _write_tokenizer(folder: Path, texts: Iterable[str], vocabulary_size: int, positions: int) -> int:

@@ -5,7 +5,7 @@ The state is float32 throughout. What is divided over devices is the batch; para
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import jax
@@ -15,6 +15,7 @@ import optax  # type: ignore[import-untyped]
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from model.layers import PatchDropout
 from model.training.losses import BATCH_AXIS, Pairs, sigmoid_loss, softmax_loss
 from model.training.parameters import LARGEST_LOGIT_SCALE, LOGIT_BIAS, LOGIT_SCALE, follow, optimizer
 
@@ -78,6 +79,20 @@ class Inputs:
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
+class Chance:
+    """What is random in a step's towers.
+
+    Attributes:
+        key: of dropout.
+        patch_dropout: share of the patches that the vision tower is not shown; each value is a program of its own.
+    """
+
+    key: jax.Array
+    patch_dropout: float = field(default=0.0, metadata={"static": True})
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
 class Measured:
     """What a step tells: float32 scalars."""
 
@@ -132,6 +147,7 @@ class Trainer:
         self._reads_attention_mask = reads_attention_mask
         self._seed = seed
         self._key = jax.random.key(seed)
+        self._largest_logit_scale = _largest_logit_scale(loss, parameters)
         self._still = jax.device_put(plan.still(parameters), self._everywhere)
         self._step = jax.jit(self._step_function, donate_argnums=0)
 
@@ -150,10 +166,20 @@ class Trainer:
         arrays = (batch.pixels, batch.input_ids, batch.attention_mask)
         return Inputs(TowerInputs(*jax.device_put(arrays, self._divided)), pairs)
 
-    def step(self, state: State, inputs: Inputs, rate: float) -> tuple[State, Measured]:
-        """Learn from one batch at some learning rate. The state that goes in must not be used afterwards."""
+    def step(
+        self, state: State, inputs: Inputs, rate: float, *, patch_dropout: float = 0.0
+    ) -> tuple[State, Measured]:
+        """Learn from one batch. The state that goes in must not be used afterwards.
+
+        Args:
+            state: what is known so far.
+            inputs: the batch.
+            rate: the learning rate.
+            patch_dropout: see `AugmentationConfig`.
+        """
         # The rate goes in as a number: a run of other length or speed is the same program, compiled already.
-        result: tuple[State, Measured] = self._step(state, self._still, inputs, np.float32(rate), self._key)
+        chance = Chance(self._key, patch_dropout)
+        result: tuple[State, Measured] = self._step(state, self._still, inputs, np.float32(rate), chance)
         return result
 
     def whole(self, trained: Parameters) -> Parameters:
@@ -162,21 +188,25 @@ class Trainer:
 
     def gradients(self, state: State, inputs: Inputs) -> tuple[jax.Array, Parameters]:
         """The loss of a batch and its gradients, which `step` follows."""
-        return self._gradients(state, self._still, inputs, self._key)
+        return self._gradients(state, self._still, inputs, Chance(self._key))
 
-    def _loss(self, trained: Parameters, still: Parameters, inputs: Inputs, key: jax.Array) -> jax.Array:
+    def _loss(self, trained: Parameters, still: Parameters, inputs: Inputs, chance: Chance) -> jax.Array:
         """The loss of a batch, all at once."""
-        images, texts = self._features(trained, still, inputs.towers, key)
+        images, texts = self._features(trained, still, inputs.towers, chance)
         return self._compare(images, texts, self._build(trained, still), inputs.pairs)
 
     def _build(self, trained: Parameters, still: Parameters) -> Any:
         return self._blueprint.build(self._plan.whole(trained, still, self._lora))
 
     def _features(
-        self, trained: Parameters, still: Parameters, inputs: TowerInputs, key: jax.Array
+        self, trained: Parameters, still: Parameters, inputs: TowerInputs, chance: Chance
     ) -> tuple[jax.Array, jax.Array]:
         model = self._build(trained, still)
-        rngs = nnx.Rngs(dropout=key)
+        if chance.patch_dropout:
+            for _, module in nnx.iter_modules(model):
+                if isinstance(module, PatchDropout):
+                    module.rate = chance.patch_dropout
+        rngs = nnx.Rngs(dropout=chance.key)
         images = model.get_image_features(normalise(inputs.pixels, self._table), rngs=rngs)
         mask = inputs.attention_mask if self._reads_attention_mask else None
         texts = model.get_text_features(inputs.input_ids, mask, rngs=rngs)
@@ -190,23 +220,23 @@ class Trainer:
         return sigmoid_loss(images, texts, scale, bias, pairs, mesh=self._mesh)
 
     def _gradients(
-        self, state: State, still: Parameters, inputs: Inputs, key: jax.Array
+        self, state: State, still: Parameters, inputs: Inputs, chance: Chance
     ) -> tuple[jax.Array, Parameters]:
         """Loss and gradients of a batch, in one piece or in several."""
-        key = jax.random.fold_in(key, state.step)
+        chance = replace(chance, key=jax.random.fold_in(chance.key, state.step))
         if self._accumulate == 1:
-            return jax.value_and_grad(self._loss)(state.trained, still, inputs, key)
-        return self._gradients_in_parts(state, still, inputs, key)
+            return jax.value_and_grad(self._loss)(state.trained, still, inputs, chance)
+        return self._gradients_in_parts(state, still, inputs, chance)
 
     def _gradients_in_parts(
-        self, state: State, still: Parameters, inputs: Inputs, key: jax.Array
+        self, state: State, still: Parameters, inputs: Inputs, chance: Chance
     ) -> tuple[jax.Array, Parameters]:
         """The same gradients in a fraction of the memory, for one more forward pass (Gao et al. 2021, "GradCache").
 
         A contrastive loss is no sum over parts: each pair is compared with the whole batch. So all vectors are computed
         first, then the loss's gradient with respect to them, and then part by part what that means for the parameters.
         """
-        keys = jax.random.split(key, self._accumulate)
+        chances = replace(chance, key=jax.random.split(chance.key, self._accumulate))
 
         def divide(array: jax.Array) -> jax.Array:
             # Rows i, i + parts, ... are part i: each device then has its share of every part.
@@ -217,7 +247,7 @@ class Trainer:
 
         parts = jax.tree.map(divide, inputs.towers)
         features = jax.lax.map(
-            lambda part: self._features(state.trained, still, part[0], part[1]), (parts, keys)
+            lambda part: self._features(state.trained, still, part[0], part[1]), (parts, chances)
         )
         images, texts = (join(array) for array in features)
 
@@ -229,23 +259,23 @@ class Trainer:
         )
 
         def accumulate(total: Parameters, part: Any) -> tuple[Parameters, None]:
-            inputs_part, key_part, towards_part = part
+            inputs_part, chance_part, towards_part = part
             _, pull = jax.vjp(
-                lambda trained: self._features(trained, still, inputs_part, key_part), state.trained
+                lambda trained: self._features(trained, still, inputs_part, chance_part), state.trained
             )
             return jax.tree.map(jnp.add, total, pull(towards_part)[0]), None
 
-        gradients, _ = jax.lax.scan(accumulate, gradients, (parts, keys, jax.tree.map(divide, towards)))
+        gradients, _ = jax.lax.scan(accumulate, gradients, (parts, chances, jax.tree.map(divide, towards)))
         return loss, gradients
 
     def _step_function(
-        self, state: State, still: Parameters, inputs: Inputs, rate: jax.Array, key: jax.Array
+        self, state: State, still: Parameters, inputs: Inputs, rate: jax.Array, chance: Chance
     ) -> tuple[State, Measured]:
-        loss, gradients = self._gradients(state, still, inputs, key)
+        loss, gradients = self._gradients(state, still, inputs, chance)
         updates, optimizer_state = self._transform.update(gradients, state.optimizer, state.trained)
         trained = follow(state.trained, updates, rate, self._plan)
-        if LOGIT_SCALE in trained:
-            trained[LOGIT_SCALE] = jnp.minimum(trained[LOGIT_SCALE], LARGEST_LOGIT_SCALE)
+        if LOGIT_SCALE in trained and self._largest_logit_scale is not None:
+            trained[LOGIT_SCALE] = jnp.minimum(trained[LOGIT_SCALE], self._largest_logit_scale)
         average = state.average
         if self._config.ema is not None:
             # Early on the average follows closely, or the random beginning would stay in it for long.
@@ -307,6 +337,17 @@ class Embedder:
             portion = jax.device_put(tuple(array[indices] for array in arrays), self._divided)
             outputs.append(np.asarray(function(parameters, *portion)))
         return np.concatenate(outputs)[:count]
+
+
+def _largest_logit_scale(loss: str, parameters: Parameters) -> float | None:
+    """The logarithm that the scale may grow to; None where nothing bounds it.
+
+    The bound is CLIP's, whose softmax becomes unstable beyond it; SigLIP has none, and its published weights are above.
+    A base that is above it already stays as it is.
+    """
+    if loss != "softmax":
+        return None
+    return max(LARGEST_LOGIT_SCALE, float(parameters[LOGIT_SCALE].reshape(())))
 
 
 def _placements(mesh: Mesh) -> tuple[NamedSharding, NamedSharding]:

@@ -1,8 +1,8 @@
 """From what is known of an image to a text for it, and to which other images of the batch that text fits as well.
 
-A *term* is a name ("dog") or a whole caption. Every image has terms that fit it; every text is made of one term. Text j
-fits image i if j's term is among i's. Where j's term is narrower than what is known of i ("chihuahua", and i is "a
-dog"), nobody can say, and the pair counts neither for nor against.
+A *term* is a name ("dog") or a whole caption, in lower case. Every image has terms that fit it; every text is made of
+one term. Text j fits image i if j's term is among i's. Where j's term is narrower than what is known of i ("chihuahua",
+and i is "a dog"), nobody can say, and the pair counts neither for nor against.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Meaning:
     Attributes:
         names: exact names, synonyms included; empty where there are captions.
         broader: what the names are kinds of, or what the captions mention.
-        captions: whole sentences.
+        captions: whole sentences, as they were given: there are text towers that tell capitals from small letters.
     """
 
     names: tuple[str, ...]
@@ -49,7 +49,7 @@ class Meaning:
     @property
     def terms(self) -> tuple[str, ...]:
         """All that fits the image."""
-        return (*self.names, *self.captions, *self.broader)
+        return (*self.names, *map(normalise, self.captions), *self.broader)
 
 
 @dataclass(frozen=True)
@@ -91,11 +91,10 @@ class TextMaker:
         """What is known of an entry's image."""
         if not entry.captions:
             return self._meaning_of_names(entry.names)
-        captions = tuple(normalise(caption) for caption in entry.captions)
-        mentioned = [term for caption in captions for term in self.vocabulary.known_terms(caption)]
+        mentioned = [term for caption in entry.captions for term in self.vocabulary.known_terms(caption)]
         known = dict.fromkeys(mentioned[: 4 * _CAPTION_TERMS])
         broader = tuple(known)[:_CAPTION_TERMS]
-        return Meaning((), (*broader, *self._broader(*broader)), captions)
+        return Meaning((), (*broader, *self._broader(*broader)), entry.captions)
 
     def _find_meaning_of_names(self, names: tuple[str, ...]) -> Meaning:
         return Meaning(self.vocabulary.names(*names), self.vocabulary.broader_names(*names), ())
@@ -109,7 +108,7 @@ class TextMaker:
         """
         if meaning.captions and not (meaning.broader and draws[0] < self._config.name_captions):
             caption = _pick(meaning.captions, draws[1])
-            return Text(caption, caption)
+            return Text(caption, normalise(caption))
         broader = not meaning.names or (meaning.broader and draws[0] < self._config.broader_share)
         term = _pick(meaning.broader if broader else meaning.names, draws[1])
         return Text(self.fill(_pick(self._config.templates, draws[2]), term, correct=draws[3] < 0.5), term)

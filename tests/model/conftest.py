@@ -1,5 +1,8 @@
 """What the tests of models share: strict JAX, and the goldens of tests/reference."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,3 +71,26 @@ def golden() -> Callable[[str], Golden]:
             return Golden(folder, dict(arrays))
 
     return read
+
+
+@pytest.fixture(scope="session")
+def run_python() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Return a function that runs Python code in a process of its own."""
+
+    def run(code: str, stdin: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-c", code],
+            input=stdin,
+            env={
+                **os.environ,
+                "PYTHONPATH": str(REFERENCE.parent.parent),
+                "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+                **environment,
+            },
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=300,
+        )
+
+    return run

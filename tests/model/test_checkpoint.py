@@ -1,8 +1,11 @@
 """Every dress that a checkpoint comes in gives the same model; every damaged one a typed error that says what to do."""
 
+import errno
 import json
+import os
 import shutil
 import struct
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -341,3 +344,27 @@ def test_openclips_layout_is_named_with_the_class_that_reads_it(folder: Path) ->
 def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(ModelNotFoundError, match="no-such-folder"):
         CLIPModel.from_pretrained(tmp_path / "no-such-folder")
+
+
+FULL_DISK = """
+import resource, signal
+from pathlib import Path
+import numpy as np
+from model.checkpoint import write_checkpoint
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))
+try:
+    write_checkpoint(Path("{folder}"), {{}}, {{"weight": np.zeros(1000, np.float32)}})
+except OSError as error:
+    print(error.errno, error.filename)
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="limits the size of files as POSIX does")
+def test_weights_that_cannot_be_written_are_an_error_of_the_system(
+    tmp_path: Path, run_python: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    done = run_python(FULL_DISK.format(folder=tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == [str(errno.EFBIG), str(tmp_path / "model.safetensors")]
+    assert not list(tmp_path.iterdir())

@@ -92,7 +92,7 @@ def test_texts_are_read_as_the_text_tower_reads_them_padded_to_the_end(starter: 
 def test_nothing_in_gives_nothing_out(starter: Encoder) -> None:
     assert starter.encode_texts([]).shape == (0, 192)
     assert starter.encode_images([]).shape == (0, 192)
-    assert starter.encode_pixels(np.zeros((0, 64, 64, 3), np.uint8)).shape == (0, 192)
+    assert starter.encode_pixels(np.zeros((0, 60, 60, 3), np.uint8)).shape == (0, 192)
 
 
 def test_a_word_is_nearest_to_the_picture_of_its_colour(starter: Encoder) -> None:
@@ -105,9 +105,9 @@ def test_a_word_is_nearest_to_the_picture_of_its_colour(starter: Encoder) -> Non
 @pytest.mark.parametrize(
     ("pixels", "message"),
     [
-        (np.zeros((1, 64, 64, 3), np.float32), "got float32 (1, 64, 64, 3)"),
-        (np.zeros((1, 32, 64, 3), np.uint8), "Expected uint8 pixels of shape (batch, 64, 64, 3)"),
-        (np.zeros((64, 64, 3), np.uint8), "got uint8 (64, 64, 3)"),
+        (np.zeros((1, 60, 60, 3), np.float32), "got float32 (1, 60, 60, 3)"),
+        (np.zeros((1, 32, 60, 3), np.uint8), "Expected uint8 pixels of shape (batch, 60, 60, 3)"),
+        (np.zeros((60, 60, 3), np.uint8), "got uint8 (60, 60, 3)"),
         ([1, 2], "got list"),
     ],
 )
@@ -173,7 +173,7 @@ def test_a_half_downloaded_checkpoint_is_named(tmp_path: Path) -> None:
 def test_a_tokenizer_of_another_model_is_named(tmp_path: Path) -> None:
     folder = copy_of_starter(tmp_path / "mixed")
 
-    rewrite(folder / "tokenizer.json", lambda tokenizer: tokenizer["model"]["vocab"].update(dog=9000))
+    rewrite(folder / "tokenizer.json", lambda tokenizer: tokenizer["model"]["vocab"].update({"Ġdog": 9000}))
     encoder = Encoder.load(folder)
     assert encoder.encode_texts(["cat"]).shape == (1, 192)
     with pytest.raises(CheckpointError, match="gives the id 9000, but the text tower knows only 4000"):
@@ -194,7 +194,7 @@ def test_files_that_contradict_each_other_are_named(tmp_path: Path) -> None:
     folder = copy_of_starter(tmp_path / "sizes")
     rewrite(folder / "preprocessor_config.json", lambda config: config.update(crop_size=32))
     with pytest.raises(
-        CheckpointError, match="takes pictures of 64x64 pixels, its preprocessing makes 32x32"
+        CheckpointError, match="takes pictures of 60x60 pixels, its preprocessing makes 32x32"
     ):
         Encoder.load(folder)
 
@@ -220,6 +220,11 @@ def test_narrow_products_keep_the_promised_cosine(
     pictures = [draw_picture(seed) for seed in range(16)]
     narrow = Encoder.load("starter", precision=precision)
     cosines = np.sum(narrow.encode_images(pictures) * starter.encode_images(pictures), axis=1)
+    assert cosine < cosines.min() < 1 - 1e-9
+    texts = [
+        f"{count} {thing}" for count in ("one", "two", "a photo of some") for thing in ("dogs", "red cars")
+    ]
+    cosines = np.sum(narrow.encode_texts(texts) * starter.encode_texts(texts), axis=1)
     assert cosine < cosines.min() < 1 - 1e-9
 
 

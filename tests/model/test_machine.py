@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from typing import TYPE_CHECKING
 
 import pytest
@@ -10,7 +11,8 @@ from model import machine
 from model.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    import subprocess
+    from collections.abc import Callable, Iterator
 
 
 @pytest.fixture
@@ -70,3 +72,35 @@ def test_a_misspelt_variable_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         ConfigurationError, match="no precision 'fp8', and IMAGO_PRECISION says so; known are"
     ):
         machine.forced_precision(None)
+
+
+FAULTS = """
+import ctypes, resource
+from model.machine import keep_freed_memory
+
+library = ctypes.CDLL(None)
+library.malloc.restype = ctypes.c_void_p
+
+def faults_of_64_mebibytes():
+    # What it keeps has no limit either: an int as threshold would let 2 GiB and more go.
+    library.free(ctypes.c_void_p(library.malloc(ctypes.c_size_t(3 * 2**30))))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    block = ctypes.c_void_p(library.malloc(ctypes.c_size_t(2**26)))
+    library.memset(block, 1, ctypes.c_size_t(2**26))
+    library.free(block)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+assert min(faults_of_64_mebibytes(), faults_of_64_mebibytes()) > 1000
+assert keep_freed_memory()
+faults_of_64_mebibytes()
+print(faults_of_64_mebibytes())
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc alone can be told")
+def test_freed_memory_is_used_again_without_asking_the_system(
+    run_python: Callable[..., subprocess.CompletedProcess[str]],
+) -> None:
+    ended = run_python(FAULTS)
+    assert ended.returncode == 0, ended.stderr
+    assert int(ended.stdout) < 100

@@ -10,8 +10,22 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from model import CLIPModel, VisionTextDualEncoderModel
-from model.layers import dropout, product
+from model import (
+    CLIPModel,
+    CLIPVisionConfig,
+    CLIPVisionModel,
+    Dinov2Config,
+    Dinov2Model,
+    OpenCLIPConfig,
+    OpenCLIPVisionModelWithProjection,
+    SiglipVisionConfig,
+    SiglipVisionModel,
+    VisionTextDualEncoderModel,
+    ViTConfig,
+    ViTModel,
+)
+from model.layers import PatchDropout, dropout, product
+from model.open_clip import OpenCLIPVisionConfig
 from model.weights import export
 
 
@@ -114,6 +128,57 @@ def test_dropout_keeps_the_mean() -> None:
     np.testing.assert_allclose(np.unique(dropped), [0, 1 / 0.75], rtol=1e-6)
     assert abs(dropped.mean() - 1) < 0.02
     np.testing.assert_array_equal(dropout(ones, 0.25, None), ones)
+
+
+def test_patch_dropout_keeps_the_prefix_and_a_random_choice_of_the_rest() -> None:
+    layer = PatchDropout(prefix_tokens=1)
+    tokens = jnp.broadcast_to(jnp.arange(9.0)[None, :, None], (50, 9, 3))
+    np.testing.assert_array_equal(layer(tokens, nnx.Rngs(dropout=0)), tokens)
+    layer.rate = 0.75
+    np.testing.assert_array_equal(layer(tokens, None), tokens)
+    kept = np.asarray(layer(tokens, nnx.Rngs(dropout=0)))[:, :, 0]
+    assert kept.shape == (50, 3)
+    assert (kept[:, 0] == 0).all()
+    assert (kept[:, 1] != kept[:, 2]).all()
+    assert set(kept[:, 1:].flat) == set(range(1, 9))
+    layer.rate = 0.99
+    assert layer(tokens, nnx.Rngs(dropout=0)).shape == (50, 2, 3)
+
+
+SMALL_TOWER = {
+    "hidden_size": 24,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "image_size": 16,
+    "patch_size": 4,
+}
+
+
+@pytest.mark.parametrize(
+    ("tower", "config", "prefix_tokens"),
+    [
+        (CLIPVisionModel, CLIPVisionConfig(**SMALL_TOWER), 1),
+        (SiglipVisionModel, SiglipVisionConfig(**SMALL_TOWER), 0),
+        (ViTModel, ViTConfig(**SMALL_TOWER), 1),
+        (Dinov2Model, Dinov2Config(**SMALL_TOWER), 1),
+        (
+            OpenCLIPVisionModelWithProjection,
+            OpenCLIPConfig(
+                vision_cfg=OpenCLIPVisionConfig(1, 24, head_width=12, image_size=16, patch_size=4)
+            ),
+            1,
+        ),
+    ],
+)
+def test_every_vision_tower_leaves_patches_out_where_it_is_told_to(
+    tower: Any, config: Any, prefix_tokens: int
+) -> None:
+    model = tower(config, rngs=nnx.Rngs(0))
+    pixels = jnp.zeros((2, 3, 16, 16))
+    assert model(pixels, rngs=nnx.Rngs(0)).last_hidden_state.shape[1] == 16 + prefix_tokens
+    model.patch_dropout.rate = 0.75
+    assert model(pixels, rngs=nnx.Rngs(0)).last_hidden_state.shape[1] == 4 + prefix_tokens
+    assert model(pixels).last_hidden_state.shape[1] == 16 + prefix_tokens
 
 
 def test_gradients_flow_through_half_precision(golden: Callable[[str], Any]) -> None:

@@ -1,9 +1,7 @@
 """What the tests of training share: data drawn on the spot, and the smallest models that can learn it."""
 
-import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -136,29 +134,6 @@ def training_golden() -> dict[str, np.ndarray]:
     """What tests/reference/make_training.py stored."""
     with np.load(REFERENCE / "training.npz") as arrays:
         return dict(arrays)
-
-
-@pytest.fixture(scope="session")
-def run_python() -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Return a function that runs Python code in a process of its own."""
-
-    def run(code: str, stdin: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-c", code],
-            input=stdin,
-            env={
-                **os.environ,
-                "PYTHONPATH": str(REFERENCE.parent.parent),
-                "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
-                **environment,
-            },
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=300,
-        )
-
-    return run
 
 
 @pytest.fixture(scope="session")

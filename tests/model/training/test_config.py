@@ -1,5 +1,6 @@
 """Reading a run's settings, and what is said about wrong ones."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,7 @@ import pytest
 
 from model.errors import ConfigurationError
 from model.training import config_from_dict, load_config
-from model.training.config import LoraConfig
+from model.training.config import LoraConfig, OptimizerConfig, ScheduleConfig
 
 LEAST: dict[str, Any] = {"data": [{"path": "pictures"}], "model": {"base": "starter"}}
 
@@ -48,6 +49,28 @@ def test_a_file_is_read_with_paths_relative_to_it(tmp_path: Path) -> None:
     assert config.augmentation.crop_area == (0.2, 1.0)
     assert config.report[0].title == "Test"
     assert load_config(file, data_root="/elsewhere").report[0].path == Path("/elsewhere/test")
+
+
+def test_the_base_and_the_vocabulary_are_looked_for_beside_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "settings" / "mine").mkdir(parents=True)
+    (tmp_path / "settings" / "words.toml").touch()
+    file = tmp_path / "settings" / "run.toml"
+    monkeypatch.chdir(tmp_path)
+
+    def read(base: str, vocabulary: str) -> tuple[str | None, str]:
+        file.write_text(
+            f'data = [{{path = "x"}}]\nmodel.base = "{base}"\ntext.vocabulary = "{vocabulary}"\n',
+            encoding="utf-8",
+        )
+        config = load_config(file.relative_to(tmp_path))
+        return config.model.base, config.text.vocabulary
+
+    assert read("mine", "words.toml") == (str(file.parent / "mine"), str(Path("settings") / "words.toml"))
+    assert read("run.toml", "") == ("run.toml", "")  # no folder
+    assert read("starter", "everyday") == ("starter", "everyday")
+    assert read("openai/clip-vit-base-patch32", "") == ("openai/clip-vit-base-patch32", "")
 
 
 def test_settings_survive_as_dictionary() -> None:
@@ -104,3 +127,26 @@ def test_a_missing_or_broken_file_is_told(tmp_path: Path) -> None:
     (tmp_path / "bad.toml").write_text("seed = ", encoding="utf-8")
     with pytest.raises(ConfigurationError, match=r"bad\.toml cannot be read as TOML"):
         load_config(tmp_path / "bad.toml")
+
+
+@pytest.mark.parametrize(
+    ("examples", "steps"),
+    [
+        (100_000, 7_813),  # ten times
+        (1_280, 300),  # more often, for so many steps
+        (200, 157),  # no more than a hundred times
+        (2, 2),
+    ],
+)
+def test_few_examples_are_seen_more_often_unless_told(examples: float, steps: int) -> None:
+    assert ScheduleConfig().steps_for(examples) == steps
+    assert ScheduleConfig(epochs=1.0).steps_for(examples) == math.ceil(examples / 128)
+    assert ScheduleConfig(steps=5).steps_for(examples) == 5
+
+
+def test_the_rate_suits_the_width_unless_told() -> None:
+    assert OptimizerConfig().for_width(768).peak_learning_rate == pytest.approx(1e-4)
+    assert OptimizerConfig().for_width(192).peak_learning_rate == pytest.approx(4e-4)
+    assert OptimizerConfig(learning_rate=3e-5).for_width(192).peak_learning_rate == pytest.approx(3e-5)
+    with pytest.raises(ConfigurationError, match="learning_rate is not chosen"):
+        _ = OptimizerConfig().peak_learning_rate

@@ -1,8 +1,10 @@
 """Decoding and augmenting."""
 
+import dataclasses
 import io
 
 import numpy as np
+import pillow_heif
 import pytest
 from PIL import Image
 
@@ -47,6 +49,18 @@ def test_brightness_goes_both_ways_and_stays_within_bytes() -> None:
     assert set(augment(grey, config, (16, 16), draws)[0, 0]) == {49, 169}
 
 
+def test_sharpness_takes_detail_away_or_adds_it() -> None:
+    edge = Image.fromarray(np.repeat(np.uint8([[100] * 8 + [150] * 8]), 16, axis=0)).convert("RGB")
+    config = dataclasses.replace(STILL, sharpness=1.0)
+
+    def step(draw: float) -> int:
+        row = augment(edge, config, (16, 16), np.array([0.0] * 8 + [draw]))[8, :, 0].astype(int)
+        assert (row[0], row[-1]) == (100, 150)
+        return int(row[8] - row[7])
+
+    assert step(0.0) < step(0.25) < step(0.5) == 50 < step(0.75) < step(0.999)
+
+
 @pytest.mark.parametrize("size", [(64, 64), (300, 40), (40, 300), (1, 500)])
 def test_crops_stay_within_the_image_and_have_the_area_drawn(size: tuple[int, int]) -> None:
     config = AugmentationConfig(crop_area=(0.3, 0.8), crop_aspect=1.5)
@@ -84,6 +98,28 @@ def test_a_large_jpeg_is_decoded_small_but_not_too_small() -> None:
     image = decode(encoded(Image.new("RGB", (1600, 1200), "red"), "JPEG"), 200)
     assert 200 <= min(image.size) < 1200
     assert image.mode == "RGB"
+
+
+def test_a_phone_s_heic_is_decoded() -> None:
+    heif = pillow_heif.from_pillow(Image.new("RGB", (64, 48), (200, 40, 40)))
+    buffer = io.BytesIO()
+    heif.save(buffer)
+    image = decode(buffer.getvalue(), 16)
+    assert (image.mode, image.size) == ("RGB", (64, 48))
+    np.testing.assert_allclose(image.getpixel((30, 20)), (200, 40, 40), atol=6)
+
+
+def test_up_to_200_megapixels_are_decoded() -> None:
+    def claiming(width: int, height: int) -> bytes:
+        # Of what its few bytes do not tell, a JPEG decoder makes grey.
+        content = bytearray(encoded(Image.new("L", (16, 16)), "JPEG"))
+        frame = content.index(b"\xff\xc0")
+        content[frame + 5 : frame + 9] = height.to_bytes(2, "big") + width.to_bytes(2, "big")
+        return bytes(content)
+
+    assert decode(claiming(19_900, 10_000), 16).size == (2488, 1250)
+    with pytest.raises(BrokenImageError, match="20100x10000 pixels are more than 200 megapixels"):
+        decode(claiming(20_100, 10_000), 16)
 
 
 @pytest.mark.parametrize("content", [b"", b"no image", encoded(GRADIENT)[:60]])

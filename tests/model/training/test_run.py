@@ -1,5 +1,6 @@
 """Whole runs: learning, stopping, being killed, going wrong."""
 
+import copy
 import json
 import signal
 import subprocess
@@ -7,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 from filelock import FileLock
@@ -24,6 +26,7 @@ from model.training import (
     TrainingSummary,
     train,
 )
+from model.training.step import Trainer
 
 COLOURS = ("red", "green", "blue", "yellow")
 
@@ -72,6 +75,15 @@ def test_it_learns_to_retrieve_exactly(learnt: TrainingSummary, flags: Path) -> 
     np.testing.assert_array_equal(np.argmax(scores, axis=1), np.arange(12))
 
 
+def test_a_run_that_was_told_no_rate_takes_one_for_its_width(make_settings: Settings, tmp_path: Path) -> None:
+    config = make_settings(schedule={"steps": 1}, optimizer={"learning_rate": None})
+    width = config.model.new.configuration["vision_config"]["hidden_size"]
+    assert train(config, tmp_path).finished
+    (start,) = events(tmp_path, "start")
+    assert start["settings"]["optimizer"]["learning_rate"] == pytest.approx(1e-4 * 768 / width)
+    assert train(config, tmp_path).finished  # and knows its own run again
+
+
 def test_a_run_leaves_a_card_a_log_and_a_curve(learnt: TrainingSummary) -> None:
     card = (learnt.folder / "README.md").read_text(encoding="utf-8")
     assert card.startswith('---\nlicense: "other"\n')
@@ -108,7 +120,7 @@ def test_fine_tuning_goes_on_from_a_base_and_says_what_it_gained(
         data=[{"path": str(class_folders)}],
         model={"base": str(learnt.folder), "dtype": "float32"},
         report=[{"path": str(class_folders), "title": "Colours"}],
-        schedule={"steps": 50, "log_every": 20},
+        schedule={"steps": 50, "log_every": 20, "validate_every": 10},
         optimizer={"learning_rate": 5e-3},
         validation={"share": 0.2, "limit": 100},
         weights_dtype="float16",
@@ -118,7 +130,11 @@ def test_fine_tuning_goes_on_from_a_base_and_says_what_it_gained(
     assert figure.before is not None
     assert figure.scores["accuracy"] >= max(0.95, figure.before["accuracy"])
     assert summary.validation[0].images == 8
-    assert summary.best_score == max(event["score"] for event in events(tmp_path / "out", "validation"))
+    validations = events(tmp_path / "out", "validation")
+    best = [event["step"] for event in validations if event["score"] == summary.best_score]
+    assert summary.best_score == max(event["score"] for event in validations)
+    assert len(best) > 1
+    assert summary.best_step == best[-1]
     config_file = json.loads((tmp_path / "out" / "config.json").read_text(encoding="utf-8"))
     assert config_file["dtype"] == "float16"
     assert (tmp_path / "out" / "tokenizer.json").read_bytes() == (
@@ -136,6 +152,9 @@ def test_fine_tuning_goes_on_from_a_base_and_says_what_it_gained(
 
 INTERRUPTED: dict[str, Any] = {
     "schedule": {"steps": 8, "validate_every": 3, "checkpoint_every": 2},
+    # What depends on the step and what has a state of its own.
+    "augmentation": {"patch_dropout": 0.5, "patch_dropout_until": 0.6},
+    "optimizer": {"kind": "muon"},
 }
 
 KILLED = """
@@ -187,7 +206,27 @@ def test_stopped_and_resumed_equals_uninterrupted_too(
     summary = train(config, tmp_path)
     assert (summary.finished, summary.resumed_from) == (True, 3)
     assert numbers(tmp_path) == numbers(uninterrupted.folder)
-    assert [folder.name for folder in (tmp_path / "training").glob("best-*")] == [f"best-{summary.best_step}"]
+    # Of those that the two states kept, of steps 6 and 8, know as the best.
+    kept = {folder.name for folder in (tmp_path / "training").glob("best-*")}
+    assert kept == {"best-6", f"best-{summary.best_step}"}
+
+
+def test_what_an_older_state_names_is_kept_should_the_newest_be_damaged(
+    uninterrupted: TrainingSummary, tmp_path: Path, make_settings: Settings
+) -> None:
+    config = make_settings(**INTERRUPTED)
+    asked: list[None] = []
+    train(config, tmp_path, should_stop=lambda: asked.append(None) or len(asked) > 6)
+    states = tmp_path / "training" / "checkpoints"
+    assert sorted(state.name for state in states.iterdir()) == ["4", "6"]
+    assert {folder.name for folder in (tmp_path / "training").glob("best-*")} == {"best-3", "best-6"}
+    for file in (states / "6" / "state").rglob("*"):
+        if file.is_file():
+            file.write_bytes(b"damaged")
+    summary = train(config, tmp_path)
+    assert summary.resumed_from == 4
+    assert numbers(tmp_path) == numbers(uninterrupted.folder)
+    assert (summary.best_step, summary.best_score) == (uninterrupted.best_step, uninterrupted.best_score)
 
 
 def test_a_finished_run_is_not_run_again(uninterrupted: TrainingSummary, make_settings: Settings) -> None:
@@ -208,6 +247,25 @@ def test_another_run_s_folder_is_refused_until_told_to_restart(
         train(other, tmp_path, should_stop=lambda: True)
     assert train(make_settings(workers=1), tmp_path, should_stop=lambda: True).resumed_from == 0
     assert train(other, tmp_path, should_stop=lambda: True, restart=True).resumed_from is None
+
+
+def test_a_start_that_no_run_went_on_from_is_made_anew(tmp_path: Path, make_settings: Settings) -> None:
+    config = make_settings(schedule={"max_minutes": 1e-6})
+    with pytest.raises(TrainingError, match="is too short"):
+        train(config, tmp_path)
+    settings = copy.deepcopy(config.model.new.configuration)
+    settings["vision_config"]["hidden_size"] = 8
+    other = make_settings(
+        model={"dtype": "float32", "new": {"vocabulary_size": 280, "configuration": settings}}
+    )
+    train(other, tmp_path, should_stop=lambda: True)
+    start = tmp_path / "training" / "start"
+    made = json.loads((start / "config.json").read_text(encoding="utf-8"))
+    assert made["vision_config"]["hidden_size"] == 8
+    assert made["text_config"]["vocab_size"] == 280
+    before = (start / "model.safetensors").stat()
+    assert train(other, tmp_path, should_stop=lambda: True).resumed_from == 0
+    assert (start / "model.safetensors").stat().st_mtime_ns == before.st_mtime_ns
 
 
 def test_two_processes_do_not_write_one_folder(tmp_path: Path, make_settings: Settings) -> None:
@@ -276,6 +334,22 @@ def test_texts_beyond_the_length_are_cut_and_counted(
     assert "16 texts had more than 7 tokens and were cut" in summary.notices
 
 
+def test_texts_beyond_the_model_s_own_limit_are_counted_too(
+    flags: Path, tmp_path: Path, copy_tree: Copy, make_settings: Settings
+) -> None:
+    captions = copy_tree(flags) / "captions.tsv"
+    lines = captions.read_text(encoding="utf-8").splitlines()
+    longer = [lines[0], *(f"{line} {'word ' * 20}" for line in lines[1:])]
+    captions.write_text("\n".join(longer), encoding="utf-8")
+    config = make_settings(
+        data=[{"path": str(captions)}],
+        text={"length": None},
+        schedule={"steps": 2},
+        validation={"share": 0},
+    )
+    assert train(config, tmp_path / "out").cut_texts == 16
+
+
 @pytest.mark.parametrize(
     ("tables", "error", "message"),
     [
@@ -284,6 +358,11 @@ def test_texts_beyond_the_length_are_cut_and_counted(
         ({"loss": "sigmoid"}, ConfigurationError, "needs a model with a logit bias"),
         ({"model": {"base": "no-such-model"}}, Exception, "no-such-model"),
         ({"schedule": {"max_minutes": 1e-6}}, TrainingError, "is too short: getting ready took"),
+        (
+            {"report": [{"path": "no-such-test"}]},
+            TrainingDataError,
+            "there is no file or folder no-such-test",
+        ),
     ],
 )
 def test_what_cannot_be_run_says_why(
@@ -292,6 +371,22 @@ def test_what_cannot_be_run_says_why(
     with pytest.raises(error) as caught:
         train(make_settings(**tables), tmp_path)
     assert message in str(caught.value)
+    assert not (tmp_path / "training" / "log.jsonl").exists()  # before the first step
+
+
+def test_too_little_memory_says_what_to_lower(
+    tmp_path: Path, make_settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: Any, **settings: Any) -> None:
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9876543210 bytes.")
+
+    monkeypatch.setattr(Trainer, "step", fail)
+    with pytest.raises(TrainingError) as caught:
+        train(make_settings(), tmp_path)
+    message = str(caught.value)
+    assert "lower schedule.batch_size (it is 8)" in message
+    assert "schedule.accumulate (it is 1)" in message
+    assert "allocating 9876543210 bytes" in message
 
 
 def test_limited_time_gives_fewer_steps(tmp_path: Path, make_settings: Settings) -> None:

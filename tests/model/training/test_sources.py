@@ -15,7 +15,7 @@ from pyarrow import parquet
 from model.training.batches import read
 from model.training.config import DataConfig
 from model.training.errors import TrainingDataError
-from model.training.sources import Source, held_out, open_source, read_images
+from model.training.sources import IMAGE_SUFFIXES, Source, held_out, open_source, read_images
 
 
 def png(level: int) -> bytes:
@@ -88,6 +88,12 @@ def test_class_folders_are_named_for_what_they_show(tmp_path: Path) -> None:
     assert contents(source) == [png(1), png(0)]
 
 
+def test_class_folders_hold_whatever_can_be_indexed() -> None:
+    from indexer import formats
+
+    assert formats.IMAGE_SUFFIXES == IMAGE_SUFFIXES
+
+
 def test_parquet_is_read_by_row_groups(tmp_path: Path) -> None:
     file = tmp_path / "data.parquet"
     rows = [
@@ -132,6 +138,29 @@ def test_webdataset_reads_words_and_leaves_images_where_they_are(tmp_path: Path)
     assert source.without_text == 2
     assert contents(source) == [png(1), png(2), png(11), png(12)]
     assert len(opened(tmp_path, split="train").entries) == 2
+
+
+def test_what_is_left_without_a_name_is_counted(tmp_path: Path) -> None:
+    for number, folder in enumerate((",", "_", "cat", "dog")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "x.png").write_bytes(png(number))
+    source = opened(tmp_path, rename={"dog": ()})
+    assert [entry.names for entry in source.entries] == [("cat",)]
+    assert source.without_text == 3
+    assert source.blocks == ((0, 1),)
+    assert contents(source) == [png(2)]
+
+
+def test_captions_may_be_null(pictures: Path) -> None:
+    lines = [
+        {"image": "0.png", "caption": {"raw": None}},
+        {"image": "1.png", "captions": [{"raw": "one"}, None]},
+    ]
+    file = pictures / "data.jsonl"
+    file.write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
+    source = opened(file)
+    assert [entry.captions for entry in source.entries] == [("one",)]
+    assert source.without_text == 1
 
 
 def test_limit_chooses_evenly(class_folders: Path) -> None:

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from model.contrast import contrastive_loss
 from model.preprocess import ImagePreprocessor
 from model.training.config import LoraConfig, ModelConfig, OptimizerConfig
 from model.training.losses import Pairs
-from model.training.parameters import Blueprint, Plan
+from model.training.parameters import LOGIT_SCALE, Blueprint, Plan
 from model.training.start import WHOLE_MODELS
 from model.training.step import Embedder, Inputs, State, TowerInputs, Trainer, normalise
 from model.weights import fill
@@ -41,7 +42,6 @@ def make(
 ) -> MakeTrainer:
     """Return a function that makes a trainer, its state and the golden's batch."""
     blueprint = Blueprint(clip)
-    parameters = blueprint.take(clip)
     inputs = Inputs(
         TowerInputs(
             jnp.asarray(training_golden["pixels"]),
@@ -52,9 +52,16 @@ def make(
     )
 
     def make_trainer(
-        *, accumulate: int = 1, optimizer_config: OptimizerConfig | None = None, **settings: Any
+        *,
+        accumulate: int = 1,
+        optimizer_config: OptimizerConfig | None = None,
+        logit_scale: float | None = None,
+        **settings: Any,
     ) -> tuple[Trainer, State, Inputs]:
         model_config = ModelConfig(base="any", **settings)
+        parameters = blueprint.take(clip)
+        if logit_scale is not None:
+            parameters[LOGIT_SCALE] = jnp.log(jnp.full_like(parameters[LOGIT_SCALE], logit_scale))
         plan = Plan.of(model_config, {name: value.shape for name, value in parameters.items()})
         config = optimizer_config or OptimizerConfig()
         trainer = Trainer(
@@ -135,6 +142,29 @@ def test_only_low_rank_additions_move_their_average_follows_and_the_logit_scale_
         assert (np.abs(np.asarray(value) - before[name]).max() > 0) == (name in moving), name
 
 
+def test_a_base_that_is_already_beyond_the_bound_is_not_cut_to_it(make: MakeTrainer) -> None:
+    trainer, state, inputs = make(logit_scale=112.0)
+    _, measured = trainer.step(state, inputs, 0.0)
+    assert float(measured.logit_scale) == pytest.approx(112, rel=1e-5)
+    trainer, state, inputs = make(logit_scale=112.0)
+    for _ in range(4):
+        state, measured = trainer.step(state, inputs, 3.0)
+        assert float(measured.logit_scale) <= 112.01
+
+
+def test_patches_are_left_out_at_random_and_anew_in_every_step(make: MakeTrainer) -> None:
+    trainer, state, inputs = make()
+    losses = []
+    for dropout in (0.0, 0.5, 0.5):
+        state, measured = trainer.step(state, inputs, 0.0, patch_dropout=dropout)
+        losses.append(float(measured.loss))
+    assert len(set(losses)) == 3
+    trainer, state, inputs = make()
+    for expected_loss, dropout in zip(losses, (0.0, 0.5, 0.5), strict=True):
+        state, measured = trainer.step(state, inputs, 0.0, patch_dropout=dropout)
+        assert float(measured.loss) == expected_loss
+
+
 @pytest.mark.parametrize("folder", ["siglip", "dual-vit-roberta"])
 def test_other_families_have_their_own_loss_and_every_parameter_learns(
     folder: str, reference_folder: Path
@@ -176,6 +206,13 @@ def test_other_families_have_their_own_loss_and_every_parameter_learns(
         TowerInputs(jnp.asarray(pixels), jnp.asarray(ids), jnp.ones((3, 8), jnp.int32)),
         Pairs(numbers[:, None], nothing + 1, numbers, nothing),
     )
+    if loss_kind == "sigmoid":
+        # The bound is that of a softmax; published weights of this family have scales above it.
+        above = trainer.start(
+            parameters | {LOGIT_SCALE: jnp.full_like(parameters[LOGIT_SCALE], math.log(150))}
+        )
+        _, measured = trainer.step(above, inputs, 0.0)
+        assert float(measured.logit_scale) == pytest.approx(150, rel=1e-5)
     loss, gradients = jax.jit(trainer.gradients)(trainer.start(parameters), inputs)
     output = model(ids, preprocessor.normalize(pixels).transpose(0, 3, 1, 2))
     if loss_kind == "sigmoid":

@@ -29,7 +29,8 @@ def test_a_name_means_its_synonyms_and_everything_broader() -> None:
 
 def test_a_caption_means_itself_and_the_things_it_mentions() -> None:
     meaning = maker().meaning(entry(captions=("Two Dogs  run.", "A hound")))
-    assert meaning.captions == ("two dogs run.", "a hound")
+    assert meaning.captions == ("Two Dogs  run.", "A hound")
+    assert meaning.terms[:2] == ("two dogs run.", "a hound")
     assert meaning.broader == ("dog", "hound", "animal")
 
 
@@ -52,6 +53,19 @@ def test_a_captioned_image_is_now_and_then_named() -> None:
     meaning = words.meaning(entry(captions=("a dog runs",)))
     assert words.make(meaning, np.array([0.6, 0, 0, 0])) == Text("a dog runs", "a dog runs")
     assert words.make(meaning, np.array([0.4, 0, 0, 0])) == Text("a dog", "dog")
+
+
+def test_captions_are_shown_as_they_are_and_compared_by_their_words() -> None:
+    words = maker()
+    entries = [
+        entry(captions=(caption,)) for caption in ("Two Dogs in Zürich", "two dogs in zürich", "A car")
+    ]
+    meanings = [words.meaning(one) for one in entries]
+    texts = [words.make(meaning, np.full(4, 0.9)) for meaning in meanings]
+    assert [text.content for text in texts] == ["Two Dogs in Zürich", "two dogs in zürich", "A car"]
+    relations = words.relations(meanings, texts)
+    assert relations.text_term[0] == relations.text_term[1] != relations.text_term[2]
+    assert relations.text_term[1] in relations.image_terms[0, 1:]
 
 
 @pytest.mark.parametrize(
