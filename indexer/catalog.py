@@ -7,7 +7,6 @@ the tables mean is told in `indexer.migrations`.
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import sqlite3
@@ -19,18 +18,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from indexer.errors import (
-    DiskFullError,
-    LibraryDamagedError,
-    LibraryError,
-    LibraryLockedError,
-    LibraryNotFoundError,
-    LibraryNotWritableError,
-    LibraryTooNewError,
-)
+from indexer.catalog_file import APPLICATION_ID, check_version, connect, refuse_foreign_file, translated
+from indexer.errors import LibraryDamagedError
 from indexer.fingerprint import to_signed
 from indexer.migrations import SCHEMA_VERSION, migrate
-from indexer.paths import CATALOG_NAME, VECTORS_NAME, display_path, from_catalog, to_catalog
+from indexer.paths import CATALOG_NAME, from_catalog, to_catalog
 from model.identity import ModelIdentity
 
 if TYPE_CHECKING:
@@ -41,11 +33,14 @@ if TYPE_CHECKING:
 
     from indexer.decode import Metadata
 
-_APPLICATION_ID = 0x494D4147  # "IMAG": tells our file from any other SQLite file
 _PAGE_BYTES = 8192  # seven vectors of 512 half-precision numbers fill a page; 4,096 would waste a quarter
-_BUSY_SECONDS = 30.0
-_SQLITE_MAGIC = b"SQLite format 3\0"
-_FULL_ERRNOS = {errno.ENOSPC, errno.EDQUOT if hasattr(errno, "EDQUOT") else errno.ENOSPC, errno.EFBIG}
+
+# What should not be there: `indexer.doctor` counts it, and a run without folders mends it.
+UNHELD_IMAGES = "images WHERE gone_at IS NULL AND NOT EXISTS (SELECT 1 FROM files WHERE image_id = images.id)"
+HELD_GONE_IMAGES = "images JOIN files ON image_id = images.id WHERE gone_at IS NOT NULL"
+IMAGES_WITHOUT_VECTOR = (
+    "images WHERE gone_at IS NULL AND id NOT IN (SELECT image_id FROM vectors WHERE model_id = :model_id)"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,12 +116,10 @@ class Catalog:
         """
         path = library_path / CATALOG_NAME
         with translated(library_path):
-            _refuse_foreign_file(library_path)
+            refuse_foreign_file(library_path)
             if not path.exists():
                 os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
-            connection = sqlite3.connect(
-                path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False
-            )
+            connection = connect(path.absolute().as_uri())
             try:
                 return cls._prepare(library_path, connection)
             except BaseException:
@@ -138,7 +131,7 @@ class Catalog:
         version = check_version(library_path, connection)
         if version == 0:
             connection.execute(f"PRAGMA page_size = {_PAGE_BYTES}")
-            connection.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
+            connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA foreign_keys = ON")
@@ -220,14 +213,21 @@ class Catalog:
         assert cursor.lastrowid is not None  # noqa: S101
         return KnownRoot(cursor.lastrowid, path, None, True)
 
-    def merge_root(self, inner: KnownRoot, outer: KnownRoot, prefix: str) -> None:
-        """Makes the files of `inner` files of `outer`, where they lie below `prefix`."""
+    def merge_root(
+        self, inner: KnownRoot, outer: KnownRoot, prefix: str, *, outer_device: str | None = None
+    ) -> None:
+        """Makes the files of `inner` files of `outer`, where they lie below `prefix`.
+
+        A root on another disk than the folder around it becomes a place where a disk is or was.
+        """
         rows = self._db.execute("SELECT id, path FROM files WHERE root_id = ?", (inner.id,)).fetchall()
         self._db.executemany(
             "UPDATE OR REPLACE files SET root_id = ?, path = ? WHERE id = ?",
             ((outer.id, to_catalog(f"{prefix}/{from_catalog(path)}"), file_id) for file_id, path in rows),
         )
         moved = {f"{prefix}/{path}": mount for path, mount in self.mounts(inner.id).items()}
+        if inner.device is not None and inner.device != outer_device:
+            moved[prefix] = KnownMount(int(inner.device), inner.is_online)
         self.set_mounts(outer.id, self.mounts(outer.id) | moved)
         self.remove_root(inner.id)
 
@@ -299,9 +299,8 @@ class Catalog:
         return {
             image_id
             for (image_id,) in self._db.execute(
-                "SELECT id FROM images WHERE gone_at IS NULL AND id NOT IN"
-                " (SELECT image_id FROM vectors WHERE model_id = ?)",
-                (model_id,),
+                f"SELECT id FROM {IMAGES_WITHOUT_VECTOR}",  # noqa: S608
+                {"model_id": model_id},
             )
         }
 
@@ -466,6 +465,14 @@ class Catalog:
                     ((image_id, model_id, vector) for model_id, vector in vectors),
                 )
 
+    def unsettled_images(self) -> set[int]:
+        """Images that count as present without a file, or as gone with one, as no run leaves them."""
+        return {
+            image_id
+            for found in (UNHELD_IMAGES, HELD_GONE_IMAGES)
+            for (image_id,) in self._db.execute(f"SELECT images.id FROM {found}")  # noqa: S608
+        }
+
     def purge_gone(self, before: str) -> list[int]:
         """Deletes contents that have been gone since before a moment (ISO 8601); returns their ids."""
         rows = self._db.execute(
@@ -474,16 +481,25 @@ class Catalog:
         return self.purge(image_id for (image_id,) in rows)
 
     def purge(self, image_ids: Iterable[int]) -> list[int]:
-        """Deletes those of some contents that are gone, vectors and all; returns their ids."""
+        """Deletes those of some contents that are gone, vectors, hashes and all; returns their ids."""
         purged = []
         for image_id in image_ids:
             if self._db.execute(
                 "SELECT 1 FROM images WHERE id = ? AND gone_at IS NOT NULL", (image_id,)
             ).fetchone():
                 self._db.execute("DELETE FROM vectors WHERE image_id = ?", (image_id,))
+                self._db.execute("DELETE FROM fingerprints WHERE image_id = ?", (image_id,))
                 self._db.execute("DELETE FROM images WHERE id = ?", (image_id,))
                 purged.append(image_id)
         return purged
+
+    def delete_orphaned_fingerprints(self) -> None:
+        """Deletes hashes of images that are gone for good, which former versions left."""
+        orphaned = "fingerprints WHERE image_id NOT IN (SELECT id FROM images)"
+        if self._db.execute(f"SELECT 1 FROM {orphaned} LIMIT 1").fetchone():  # noqa: S608
+            self.overwrite_deleted()
+            with self.transaction():
+                self._db.execute(f"DELETE FROM {orphaned}")  # noqa: S608
 
     def overwrite_deleted(self) -> None:
         """From now on, deleted rows are overwritten with zeros on the disk."""
@@ -539,19 +555,26 @@ class Catalog:
         """Number of rows of a table."""
         return int(self._db.execute(f"SELECT count(*) FROM {table}").fetchone()[0])  # noqa: S608
 
-    def salvage(self, table: str, columns: list[str], rows: Iterable[tuple[Any, ...]]) -> int:
-        """Puts in rows as they are, those left out that the schema refuses; returns how many went in."""
-        self._db.execute("PRAGMA defer_foreign_keys = ON")
+    @contextmanager
+    def salvaging(self) -> Iterator[None]:
+        """Lets rows in that refer to rows which are not there; before it is left, `tidy_after_salvage` is due.
+
+        Not within a transaction, where SQLite would pass over it.
+        """
+        self._db.execute("PRAGMA foreign_keys = OFF")
+        try:
+            yield
+        finally:
+            self._db.execute("PRAGMA foreign_keys = ON")
+
+    def salvage(self, table: str, columns: list[str], rows: Iterable[tuple[Any, ...]]) -> None:
+        """Puts in rows as they are, those left out that the schema refuses."""
         marks = ", ".join("?" * len(columns))
         verb = "INSERT OR REPLACE" if table == "settings" else "INSERT OR IGNORE"
         statement = f"{verb} INTO {table} ({', '.join(columns)}) VALUES ({marks})"
-        done = 0
         for row in rows:
-            try:
-                done += self._db.execute(statement, row).rowcount
-            except sqlite3.IntegrityError:
-                continue
-        return done
+            with suppress(sqlite3.IntegrityError):
+                self._db.execute(statement, row)
 
     def tidy_after_salvage(self) -> dict[str, int]:
         """Takes out rows that lost what they belong to; returns how many of each kind."""
@@ -563,8 +586,10 @@ class Catalog:
             "vectors": self._db.execute(
                 "DELETE FROM vectors WHERE image_id NOT IN (SELECT id FROM images)"
                 " OR model_id NOT IN (SELECT id FROM models)"
+                " OR length(vector) != 2 * (SELECT dimension FROM models WHERE id = model_id)"
             ).rowcount,
         }
+        self._db.execute("DELETE FROM fingerprints WHERE image_id NOT IN (SELECT id FROM images)")
         self._db.execute(
             "UPDATE images SET gone_at = ? WHERE gone_at IS NULL"
             " AND NOT EXISTS (SELECT 1 FROM files WHERE image_id = images.id)",
@@ -589,82 +614,6 @@ def unpack_vectors(
     if len(joined) != len(rows) * dimension * 2:
         raise LibraryDamagedError(f"The catalog holds vectors that have not {dimension} numbers.")
     return ids, np.frombuffer(joined, "<f2").reshape(len(rows), dimension)
-
-
-def connect_for_reading(library_path: Path) -> tuple[sqlite3.Connection, str | None]:
-    """Opens the catalog for reading, without ever waiting for a writer.
-
-    Returns:
-        The connection, in autocommit mode, and a notice for people if something is not as it should be.
-
-    Raises:
-        LibraryNotFoundError: There is no library.
-        LibraryDamagedError: It cannot be read as a catalog.
-        LibraryTooNewError: It was made by a newer version.
-    """
-    path = library_path / CATALOG_NAME
-    notice = None
-    with translated(library_path):
-        _refuse_foreign_file(library_path)
-        if not path.exists() or path.stat().st_size == 0:
-            raise LibraryNotFoundError(
-                f"There is no library at {display_path(library_path)} yet. Make one with `imago index"
-                f" FOLDER`,"
-                " or name another with `--library`."
-            )
-        address = path.absolute().as_uri()
-        try:
-            connection = _connect(f"{address}?mode=ro")
-            connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
-        except sqlite3.OperationalError as error:
-            if _primary_code(error) not in {sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY}:
-                raise
-            # On a medium that cannot be written, SQLite cannot make the shared memory that WAL needs;
-            # nobody can write there either, so the file may be read as it is.
-            connection = _connect(f"{address}?mode=ro&immutable=1")
-            log = path.with_name(path.name + "-wal")
-            if log.exists() and log.stat().st_size:
-                notice = (
-                    "The library cannot be written, and its last run was cut short: what that run did in"
-                    " its last seconds is not shown. Make the library writable to see it."
-                )
-        try:
-            check_version(library_path, connection, allow_blank=False)
-        except BaseException:
-            connection.close()
-            raise
-    return connection, notice
-
-
-def check_version(library_path: Path, connection: sqlite3.Connection, *, allow_blank: bool = True) -> int:
-    """The schema's version, 0 for a file without tables.
-
-    Raises:
-        LibraryNotFoundError: There are no tables, and `allow_blank` is False.
-        LibraryDamagedError: The file belongs to another program.
-        LibraryTooNewError: It was made by a newer version.
-    """
-    (version,) = connection.execute("PRAGMA user_version").fetchone()
-    (application,) = connection.execute("PRAGMA application_id").fetchone()
-    (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
-    path = display_path(library_path / CATALOG_NAME)
-    if tables and application != _APPLICATION_ID:
-        raise LibraryDamagedError(
-            f"{path} is a database of another program, not a catalog of Imago. It was left as it is; name"
-            f" another"
-            " folder with `--library`."
-        )
-    if version == 0 and not allow_blank:
-        raise LibraryNotFoundError(
-            f"The library at {display_path(library_path)} is not set up yet. Run `imago index FOLDER`."
-        )
-    if version > SCHEMA_VERSION:
-        raise LibraryTooNewError(
-            f"{path} was made by a newer version of Imago (schema {version}; this one knows up to"
-            f" {SCHEMA_VERSION})."
-            " Update Imago, or name another library with `--library`."
-        )
-    return int(version)
 
 
 def read_setting(connection: sqlite3.Connection, key: str) -> Any:
@@ -700,110 +649,37 @@ def let_sql_know_what_is_away(connection: sqlite3.Connection) -> bool:
     return any(away.values())
 
 
+def read_copies(
+    connection: sqlite3.Connection, which: str, values: Sequence[Any]
+) -> Iterator[tuple[int, str | bytes, str | bytes, bool, int]]:
+    """The files of some images: image id, root, path below it, whether its disk is there, time of its last change.
+
+    Copies on a disk that is there come first, the oldest row first among them.
+
+    Args:
+        connection: Of a catalog.
+        which: A condition in SQL on `image_id`.
+        values: Its parameters.
+    """
+    let_sql_know_what_is_away(connection)
+    for image_id, root, path, is_there, modified_ns in connection.execute(
+        "SELECT image_id, roots.path, files.path, is_online AND NOT imago_away(root_id, files.path)"  # noqa: S608
+        f" AS is_there, modified_ns FROM files JOIN roots ON roots.id = root_id WHERE {which}"
+        " ORDER BY is_there DESC, files.id",
+        values,
+    ):
+        yield image_id, root, path, bool(is_there), modified_ns
+
+
 def read_model(connection: sqlite3.Connection, role: str) -> StoredModel | None:
     """The model with a role."""
     row = connection.execute("SELECT id, identity FROM models WHERE role = ?", (role,)).fetchone()
     return None if row is None else StoredModel(row[0], ModelIdentity.from_dict(json.loads(row[1])))
 
 
-@contextmanager
-def translated(library_path: Path, *, system_errors: bool = True) -> Iterator[None]:
-    """Turns what SQLite and the system say into errors that tell people what to do.
-
-    Args:
-        library_path: The library that the errors are about.
-        system_errors: False where an `OSError` may come from elsewhere, and only SQLite's are meant.
-    """
-    path = display_path(library_path / CATALOG_NAME)
-    try:
-        yield
-    except LibraryError:
-        raise
-    except sqlite3.Error as error:
-        code = _primary_code(error)
-        if code == sqlite3.SQLITE_FULL or (code == sqlite3.SQLITE_IOERR and _is_disk_full(library_path)):
-            raise disk_full(library_path) from error
-        if code in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB} or "no such table" in str(error):
-            raise LibraryDamagedError(
-                f"{path} is damaged ({error}). It was left exactly as it is. `imago doctor` recovers what"
-                f" can be read"
-                " into a new file; or move it away and index again."
-            ) from error
-        if code in {sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM}:
-            raise LibraryNotWritableError(
-                f"{path} cannot be opened for this ({error}). Check the permissions of the library's folder."
-            ) from error
-        if code in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}:
-            raise LibraryLockedError(
-                f"{path} is locked by another program. Close it and try again."
-            ) from error
-        raise LibraryError(f"{path}: {error}") from error
-    except OSError as error:
-        if not system_errors:
-            raise
-        if is_full(error):
-            raise disk_full(library_path) from error
-        if isinstance(error, PermissionError) or error.errno == errno.EROFS:
-            raise LibraryNotWritableError(
-                f"The library {display_path(library_path)} cannot be opened: {error.strerror}."
-                " Check its permissions, or name another with `--library`."
-            ) from error
-        raise
-
-
-def disk_full(library_path: Path) -> DiskFullError:
-    """The error for a disk without room."""
-    return DiskFullError(
-        f"The disk that holds the library {display_path(library_path)} is full. What was committed is"
-        f" safe; make room"
-        " and run the same command again, and it goes on from there."
-    )
-
-
-def is_full(error: OSError) -> bool:
-    """Whether an error of the system means that there is no room: on the disk, in a quota, in a file."""
-    return error.errno in _FULL_ERRNOS
-
-
 def now() -> str:
     """This moment as the catalog keeps it: ISO 8601 in UTC."""
     return datetime.now(UTC).isoformat(timespec="milliseconds")
-
-
-def _connect(address: str) -> sqlite3.Connection:
-    return sqlite3.connect(
-        address, uri=True, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False
-    )
-
-
-def _refuse_foreign_file(library_path: Path) -> None:
-    """Raises `LibraryDamagedError` if catalog.db is no SQLite file, before SQLite could touch it."""
-    path = library_path / CATALOG_NAME
-    if not path.exists():
-        return
-    with path.open("rb") as file:
-        header = file.read(len(_SQLITE_MAGIC))
-    is_cut_to_nothing = not header and (library_path / VECTORS_NAME).exists()
-    if (header and header != _SQLITE_MAGIC) or is_cut_to_nothing:
-        raise LibraryDamagedError(
-            f"{display_path(path)} is damaged: {'it is empty' if not header else 'it is no SQLite file'}."
-            f" It was left"
-            " exactly as it is. `imago doctor` recovers what can be read into a new file; or move it away"
-            " and index"
-            " again."
-        )
-
-
-def _primary_code(error: sqlite3.Error) -> int:
-    return (getattr(error, "sqlite_errorcode", 0) or 0) & 0xFF
-
-
-def _is_disk_full(library_path: Path) -> bool:
-    """Whether so little is free that an input/output error must mean a full disk."""
-    with suppress(OSError, AttributeError):
-        disk = os.statvfs(library_path)
-        return disk.f_bavail * disk.f_frsize < 1 << 20
-    return False
 
 
 def _sqlite_integers(stat: tuple[int, int, int]) -> tuple[int, int, int]:

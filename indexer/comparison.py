@@ -108,7 +108,7 @@ class Comparison:
             return False
         mounts, away = self._look_at_mounts(scope, prefix, scan, known)
         with self.catalog.transaction():
-            self.catalog.mark_root(scope.root.id, is_online=True, device=_device(scope.root.path))
+            self.catalog.mark_root(scope.root.id, is_online=True, device=device_of(scope.root.path))
             self.catalog.set_mounts(scope.root.id, mounts)
         self.tasks.extend(self._sort_files(scope.root, prefix, scan, known))
         hidden = [prefix + relative for relative, _ in scan.unreadable]
@@ -155,7 +155,7 @@ class Comparison:
     def _is_unused_mount_point(self, scope: Scope) -> bool:
         """An empty folder on another device than the root was on: its disk is not mounted now."""
         was_on = scope.root.device
-        return not scope.prefix and was_on is not None and was_on != _device(scope.folder)
+        return not scope.prefix and was_on is not None and was_on != device_of(scope.folder)
 
     def _sort_files(
         self, root: KnownRoot, prefix: str, scan: Scan, known: dict[str, tuple[Any, ...]]
@@ -213,7 +213,8 @@ class Comparison:
                 task.hash_only = True
 
 
-def _device(path: str) -> str | None:
+def device_of(path: str) -> str | None:
+    """The number of the disk that something lies on, as `roots` keeps it; None if it is not there."""
     try:
         return str(os.stat(path).st_dev)  # noqa: PTH116
     except OSError:

@@ -34,6 +34,7 @@ from indexer.formats import (
     is_named_like_raw,
     sniff,
 )
+from indexer.paths import catalog_time
 from indexer.stopwatch import Stopwatch
 
 if TYPE_CHECKING:
@@ -179,7 +180,7 @@ def read_file(path: str, limits: DecodeLimits) -> ReadFile:
         content_hash=hashlib.sha256(data).digest(),
         format=image_format,
         size_bytes=len(data),
-        modified_ns=after.st_mtime_ns,
+        modified_ns=catalog_time(after.st_mtime_ns),
         inode=after.st_ino,
     )
 

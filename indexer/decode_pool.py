@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 MAX_QUEUE = 16
 _START_LIMIT_SECONDS = 60.0
 _GRACE_SECONDS = 2.0  # the worker's own timer should go first
+_PAUSE_SECONDS = 1.0  # whoever does not collect for so long was stopped, or busy with something else
 _BOOTSTRAP = (
     "import sys, pickle; sys.path[:] = pickle.loads(bytes.fromhex(sys.argv[1]));"
     "from indexer.decode_worker import main; main()"
@@ -103,6 +104,7 @@ class DecodePool:
             queue.SimpleQueue()
         )
         self._failed_starts = 0
+        self._next_look = time.monotonic()  # when `collect` is expected again, at the latest
         self._waiting: deque[tuple[int, str, bool, bool]] = deque()
         self._workers = [self._start() for _ in range(workers)]
 
@@ -150,14 +152,11 @@ class DecodePool:
             DecoderStartError: The workers do not come up.
         """
         answers: list[Decoded] = []
+        self._take_events(answers, 0)  # before the clocks: what a worker said is a sign of life
         self._check_clocks(answers)
-        try:
-            event = self._events.get(timeout=0 if answers else timeout_seconds)
-            while True:
-                self._handle(*event, answers)
-                event = self._events.get_nowait()
-        except queue.Empty:
-            pass
+        timeout_seconds = 0 if answers else timeout_seconds
+        self._next_look = time.monotonic() + timeout_seconds + _PAUSE_SECONDS
+        self._take_events(answers, timeout_seconds)
         self._hand_out()
         return answers
 
@@ -213,6 +212,13 @@ class DecodePool:
         if self._on_answer is not None:
             self._on_answer()
 
+    def _take_events(self, answers: list[Decoded], timeout_seconds: float) -> None:
+        with suppress(queue.Empty):
+            event = self._events.get(timeout=timeout_seconds)
+            while True:
+                self._handle(*event, answers)
+                event = self._events.get_nowait()
+
     def _handle(
         self,
         worker: _Worker,
@@ -238,7 +244,10 @@ class DecodePool:
 
     def _check_clocks(self, answers: list[Decoded]) -> None:
         now = time.monotonic()
+        # In time that nobody looked, as after Ctrl-Z, workers could not be heard: it is not counted.
+        pause = max(0.0, now - self._next_look)
         for worker in list(self._workers):
+            worker.last_sign = min(now, worker.last_sign + pause)
             limit = (
                 self._limits.time_limit_seconds + _GRACE_SECONDS if worker.is_ready else _START_LIMIT_SECONDS
             )

@@ -20,17 +20,28 @@ import numpy as np
 
 from indexer.approximate_index import APPROXIMATE_SETTING, ApproximateIndex, wants_approximate
 from indexer.catalog import (
+    HELD_GONE_IMAGES,
+    IMAGES_WITHOUT_VECTOR,
+    UNHELD_IMAGES,
     Catalog,
-    connect_for_reading,
     let_sql_know_what_is_away,
     read_model,
     read_setting,
     unpack_vectors,
 )
+from indexer.catalog_file import connect_for_reading
 from indexer.derived_file import VectorFileError
 from indexer.errors import LibraryDamagedError, LibraryNotFoundError, LibraryNotWritableError
 from indexer.lock import writer_lock
-from indexer.paths import APPROXIMATE_NAME, CATALOG_NAME, VECTORS_NAME, display_path, from_catalog, join_root
+from indexer.paths import (
+    APPROXIMATE_NAME,
+    CATALOG_NAME,
+    VECTORS_NAME,
+    catalog_time,
+    display_path,
+    from_catalog,
+    join_root,
+)
 from indexer.reader import LibraryReader
 from indexer.upkeep import renew_vector_file
 from indexer.vector_index import Segment, read_info, verify
@@ -46,8 +57,10 @@ _QUERIES = 20
 _NEIGHBOURS = 10
 _LEAST_RECALL = 0.98
 _NORM_TOLERANCE = 0.01  # half precision leaves a unit vector within a thousandth of length 1
+_FINGERPRINTS_SINCE = 2  # the schema that brought their table
 _MAX_PADDING = 1_000  # a header that states more than this is damaged itself
 _REINDEX = "Run `imago index` without folders: it looks at all that the library knows and mends this."
+_START_ANEW = "Move the library away and index again, or use a backup."
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +135,10 @@ def examine(library_path: Path | str, queries: NDArray[np.float32] | None = None
         except sqlite3.DatabaseError as error:
             message = f"{CATALOG_NAME} cannot be read throughout ({error})."
             return [*findings, Finding("catalog", True, message, _recover_command(library))]
-    findings += _measure(library, queries)
+    try:
+        findings += _measure(library, queries)
+    except LibraryDamagedError as error:  # what is said already need not be unsaid
+        findings.append(Finding("search", True, str(error), _START_ANEW))
     return findings
 
 
@@ -195,31 +211,25 @@ def _examine_catalog(library: Path, connection: sqlite3.Connection) -> list[Find
 
 def _examine_rows(connection: sqlite3.Connection) -> list[Finding]:
     findings = []
-    for question, message, remedy in (
+    model = read_model(connection, "active")
+    for what, message, remedy in (
+        (UNHELD_IMAGES, "{} images count as present, but no file holds them.", _REINDEX),
+        (HELD_GONE_IMAGES, "{} files hold images that count as gone.", _REINDEX),
         (
-            """SELECT count(*) FROM images WHERE gone_at IS NULL
-            AND NOT EXISTS (SELECT 1 FROM files WHERE image_id = images.id)""",
-            "{} images count as present, but no file holds them.",
-            _REINDEX,
-        ),
-        (
-            "SELECT count(*) FROM files JOIN images ON images.id = image_id WHERE gone_at IS NOT NULL",
-            "{} files hold images that count as gone.",
-            _REINDEX,
-        ),
-        (
-            """SELECT count(*) FROM images WHERE gone_at IS NULL AND id NOT IN (SELECT image_id FROM vectors
-            WHERE model_id = (SELECT id FROM models WHERE role = 'active'))""",
+            IMAGES_WITHOUT_VECTOR,
             "{} images have no vector yet and cannot be found.",
             "Run `imago index` without folders once their disk is there.",
         ),
         (
-            "SELECT count(*) FROM vectors WHERE model_id NOT IN (SELECT id FROM models)",
+            "vectors WHERE model_id NOT IN (SELECT id FROM models)",
             "{} vectors of a former model are left.",
             "The next `imago index` deletes them.",
         ),
     ):
-        (count,) = connection.execute(question).fetchone()
+        (count,) = connection.execute(
+            f"SELECT count(*) FROM {what}",  # noqa: S608
+            {"model_id": None if model is None else model.id},
+        ).fetchone()
         if count:
             findings.append(Finding("rows", True, message.format(count), remedy))
     if not findings:
@@ -250,7 +260,7 @@ def _examine_vectors(connection: sqlite3.Connection) -> list[Finding]:
         count += len(rows)
     if bad:
         message = f"{bad} of {count} vectors are no unit vectors of {dimension} numbers."
-        return [Finding("vectors", True, message, "Move the library away and index again, or use a backup.")]
+        return [Finding("vectors", True, message, _START_ANEW)]
     return [Finding("vectors", False, f"{count} vectors of {model.identity.name}, {dimension} numbers each.")]
 
 
@@ -311,7 +321,9 @@ def _compare_vectors(connection: sqlite3.Connection, segment: Segment, model_id:
     """Every vector of the file against its row; None if they agree."""
     cursor = connection.execute("SELECT image_id, vector FROM vectors WHERE model_id = ?", (model_id,))
     while rows := cursor.fetchmany(_CHUNK_ROWS):
-        ids, codes = unpack_vectors(rows, segment.codes.shape[1])
+        dimension = segment.codes.shape[1]
+        # Those of another length are told by the look at the vectors themselves.
+        ids, codes = unpack_vectors([row for row in rows if len(row[1]) == 2 * dimension], dimension)
         at, valid = segment.positions(ids)
         # Bytes are compared, because a number that is none differs from itself.
         if not np.array_equal(segment.codes[at[valid]].view(np.uint16), codes[valid].view(np.uint16)):
@@ -334,7 +346,7 @@ def _examine_files(connection: sqlite3.Connection) -> list[Finding]:
         except OSError:
             missing += 1
             continue
-        changed += (found.st_size, found.st_mtime_ns) != (size_bytes, modified_ns)
+        changed += (found.st_size, catalog_time(found.st_mtime_ns)) != (size_bytes, modified_ns)
     if missing or changed:
         message = f"Of {len(rows)} files looked at, {missing} are not there and {changed} have changed since."
         return [Finding("files", True, message, _REINDEX)]
@@ -395,28 +407,20 @@ def _exact_neighbours(
 
 def _copy_all(source: sqlite3.Connection, catalog: Catalog) -> Recovery:
     lost: list[str] = []
-    counts = {}
-    for table in ("settings", "models", "roots", "images", "files", "vectors"):
-        columns = catalog.columns_of(table)
-        found, missing = 0, 0
-
-        def count_missing(rows: int) -> None:
-            nonlocal missing
-            missing += rows
-
-        for chunk in _in_groups(_readable_rows(source, table, columns, count_missing)):
-            with catalog.transaction():
-                found += catalog.salvage(table, columns, chunk)
-        counts[table] = found
-        if missing:
-            lost.append(f"{table}: about {missing} rows could not be read.")
-    with catalog.transaction():
-        dropped = catalog.tidy_after_salvage()
-        lost += [
-            f"{what}: {number} rows were left without what they belong to."
-            for what, number in dropped.items()
-            if number
-        ]
+    tables = ["settings", "models", "roots", "images", "files", "vectors"]
+    (version,) = source.execute("PRAGMA user_version").fetchone()
+    if version >= _FINGERPRINTS_SINCE:
+        tables.append("fingerprints")
+    with catalog.salvaging():
+        for table in tables:
+            lost += _copy_table(source, catalog, table)
+        with catalog.transaction():
+            dropped = catalog.tidy_after_salvage()
+    lost += [
+        f"{what}: {number} rows were left without what they belong to."
+        for what, number in dropped.items()
+        if number
+    ]
     active = catalog.model("active")
     if active is None:
         lost.append("The model's identity is lost: the vectors are of no use and will be made again.")
@@ -426,6 +430,21 @@ def _copy_all(source: sqlite3.Connection, catalog: Catalog) -> Recovery:
         catalog.count(table) for table in ("roots", "files", "images", "vectors")
     )
     return Recovery(catalog.library_path, roots, files, images, vectors, lost)
+
+
+def _copy_table(source: sqlite3.Connection, catalog: Catalog, table: str) -> list[str]:
+    """Copies what can be read of a table; returns a sentence about what cannot."""
+    columns = catalog.columns_of(table)
+    missing = 0
+
+    def count_missing(rows: int) -> None:
+        nonlocal missing
+        missing += rows
+
+    for chunk in _in_groups(_readable_rows(source, table, columns, count_missing)):
+        with catalog.transaction():
+            catalog.salvage(table, columns, chunk)
+    return [f"{table}: about {missing} rows could not be read."] if missing else []
 
 
 def _readable_rows(

@@ -11,7 +11,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Literal
 
-from indexer.catalog import connect_for_reading, translated
+from indexer.catalog_file import connect_for_reading, translated
 from indexer.paths import from_catalog, join_root
 from indexer.selection import MOMENT, looks_like_screenshot
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from indexer.decode import Metadata
+from indexer.decode_pool import Decoded
 from indexer.records import FileFailure
 
 if TYPE_CHECKING:
@@ -14,9 +15,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from indexer.catalog import Catalog, KnownImage, StoredModel
-    from indexer.decode_pool import Decoded
     from indexer.tasks import Counts, Task, Vanished
 
+# In place of an answer that is written, so that a run does not hold what it found about millions of files.
+_WRITTEN = Decoded(-1, "written", None, {}, None)
 _COMMIT_SECONDS = 2.0  # with a batch that waits to fill up, what a kill can cost stays below five seconds
 
 
@@ -117,6 +119,8 @@ class Ledger:
                 touched.add(image_id)
                 linked.append((task, image_id, vector is not None, known is not None and known.is_gone))
             catalog.settle(touched)
+        for task, _ in self._uncommitted:
+            task.answer = _WRITTEN
         self._uncommitted.clear()
         for task, image_id, is_embedded, was_gone in linked:
             self._count_linked(task, image_id, is_embedded=is_embedded, was_gone=was_gone)

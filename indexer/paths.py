@@ -1,4 +1,4 @@
-"""Paths between three worlds: the file system (any bytes), the catalog (SQLite) and the eyes of people."""
+"""Paths, and times of files, between three worlds: the file system, the catalog (SQLite) and the eyes of people."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ VECTORS_NAME = "vectors.faiss"
 APPROXIMATE_NAME = "vectors.ann"
 LOCK_NAME = "writer.lock"
 THUMBNAILS_NAME = "thumbnails"
+_LATEST_NS = (1 << 63) - 1  # in 2262; what lies as far before 1970 is the earliest
 
 
 def default_library_path() -> Path:
@@ -34,6 +35,14 @@ def to_catalog(path: str) -> str | bytes:
 def from_catalog(stored: str | bytes) -> str:
     """The path that `to_catalog` was given."""
     return stored if isinstance(stored, str) else os.fsdecode(stored)
+
+
+def catalog_time(modified_ns: int) -> int:
+    """The time of a file's last change, nanoseconds since 1970, as near as SQLite's 64 bits can come to it.
+
+    It is taken this way wherever it is compared, because disks hold times that the catalog cannot.
+    """
+    return max(-_LATEST_NS, min(modified_ns, _LATEST_NS))
 
 
 def display_path(path: Path | str) -> str:

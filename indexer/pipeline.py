@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from indexer.approximate_index import APPROXIMATE_SETTING, MINIMUM_VECTORS, BuildStoppedError
-from indexer.catalog import Catalog, now, translated
-from indexer.comparison import Comparison
+from indexer.catalog import Catalog, now
+from indexer.catalog_file import translated
+from indexer.comparison import Comparison, device_of
 from indexer.decode import DecodeLimits, Preprocessor, decode, read_file
 from indexer.decode_pool import available_cores
 from indexer.embedding import Embedding
@@ -205,8 +206,13 @@ class _Run:
         if wrong is not None:
             self.notices.append(f"{VECTORS_NAME} was not usable: {wrong}. It was made anew from the catalog.")
         lacking: set[int] = set()
+        if not folders:  # such a run is what mends a library
+            catalog.delete_orphaned_fingerprints()
+            if unsettled := catalog.unsettled_images():
+                with catalog.transaction():
+                    catalog.settle(unsettled)
         # What an unfinished change of model found new has only its vectors, and no run with the active model yet.
-        if is_changing or was_changing or catalog.setting("lacks_vectors"):
+        if not folders or is_changing or was_changing or catalog.setting("lacks_vectors"):
             lacking = catalog.images_without_vector(self.model.id)
         comparison = Comparison(
             self.library,
@@ -323,7 +329,10 @@ class _Run:
         """A folder without any image, named for the first time, was a mistake: it is not looked after."""
         with self.catalog.transaction():
             for root in self.new_roots:
-                self.catalog.remove_files(self.catalog.files_below(root.id, ""))
+                rows = self.catalog.files_below(root.id, "")
+                affected = self.catalog.images_of(rows)
+                self.catalog.remove_files(rows)
+                self.catalog.settle(affected)
                 self.catalog.remove_root(root.id)
 
     def _agree_on_models(self) -> tuple[StoredModel, StoredModel]:
@@ -340,6 +349,8 @@ class _Run:
             if active.identity.is_same_model(given):
                 if building is not None and self.change_model:
                     catalog.remove_model(building.id)
+                    # What only that model has seen must be known even if this run is killed.
+                    catalog.set_setting("lacks_vectors", True)
                     self.notices.append(
                         f"The change to the model {building.identity.name} was given up; its vectors are deleted."
                     )
@@ -375,11 +386,13 @@ class _Run:
                 continue
             with self.catalog.transaction():
                 new = self.catalog.add_root(folder)
+                swallowed = [
+                    (root, prefix) for root in roots if (prefix := relative_to_root(root.path, folder))
+                ]
+                for inner, prefix in swallowed:
+                    self.catalog.merge_root(inner, new, prefix, outer_device=device_of(folder))
+            if not swallowed:  # one that holds what was known before is no mistake
                 self.new_roots.append(new)
-                for inner in roots:
-                    prefix = relative_to_root(inner.path, folder)
-                    if prefix is not None:
-                        self.catalog.merge_root(inner, new, prefix)
             roots = self.catalog.roots()
             scopes.append(Scope(new, ""))
         return scopes

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from indexer.catalog import connect_for_reading, read_model, translated
+from indexer.catalog import read_model
+from indexer.catalog_file import connect_for_reading, translated
 from indexer.decode import RefusedError, SkipError
 from indexer.decode_pool import available_cores
 from indexer.paths import from_catalog, join_root

@@ -19,15 +19,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from indexer.approximate_index import APPROXIMATE_SETTING, ApproximateIndex, wants_approximate
-from indexer.catalog import (
-    check_version,
-    connect_for_reading,
-    let_sql_know_what_is_away,
-    read_model,
-    read_setting,
-    translated,
-    unpack_vectors,
-)
+from indexer.catalog import let_sql_know_what_is_away, read_copies, read_model, read_setting, unpack_vectors
+from indexer.catalog_file import check_version, connect_for_reading, translated
 from indexer.decode import open_at_once
 from indexer.derived_file import VectorFileError
 from indexer.errors import ImageGoneError, LibraryError
@@ -463,18 +456,11 @@ class LibraryReader:
         marks = ",".join("?" * len(ids))
         copies: dict[int, int] = {}
         places: dict[int, tuple[Path, bool, int]] = {}
-        # Copies on a disk that is there come first, the oldest row first among them.
-        let_sql_know_what_is_away(self._db)
-        for image_id, root, path, is_there, modified_ns in self._db.execute(
-            "SELECT image_id, roots.path, files.path, is_online AND NOT imago_away(root_id, files.path)"  # noqa: S608
-            " AS is_there, modified_ns FROM files"
-            f" JOIN roots ON roots.id = root_id WHERE image_id IN ({marks})"
-            " ORDER BY is_there DESC, files.id",
-            ids,
-        ):
+        found_copies = read_copies(self._db, f"image_id IN ({marks})", ids)
+        for image_id, root, below, is_there, modified_ns in found_copies:
             copies[image_id] = copies.get(image_id, 0) + 1
             if image_id not in places:
-                places[image_id] = (_absolute(root, path), bool(is_there), modified_ns)
+                places[image_id] = (_absolute(root, below), is_there, modified_ns)
         for image_id, size, width, height, image_format, *rest, content_hash in self._db.execute(
             f"SELECT {_IMAGE_COLUMNS} FROM images WHERE id IN ({marks})",  # noqa: S608
             ids,

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from indexer.catalog import Catalog, translated
+from indexer.catalog import Catalog
+from indexer.catalog_file import translated
 from indexer.errors import LibraryNotFoundError, NotInLibraryError
 from indexer.lock import writer_lock
 from indexer.paths import CATALOG_NAME, display_path, relative_to_root
@@ -53,21 +54,19 @@ def forget(library_path: Path | str, path: Path | str) -> ForgetSummary:
     if not (library / CATALOG_NAME).exists():
         raise LibraryNotFoundError(f"There is no library at {display_path(library)}.")
     given = Path(path).expanduser().absolute()
-    spellings = dict.fromkeys((os.path.realpath(given), str(given)))
+    # A link inside a root is known by its own name; what it leads to is meant only where nothing is. Folders on the
+    # way are resolved.
+    spellings = dict.fromkeys(
+        (str(given), os.path.join(os.path.realpath(given.parent), given.name), os.path.realpath(given))  # noqa: PTH118
+    )
     with writer_lock(library), Catalog.open(library) as catalog, translated(library):
-        roots = catalog.roots()
-        inside = [
-            (root, "")
-            for root in roots
-            if any(relative_to_root(root.path, spelling) is not None for spelling in spellings)
-        ]
-        if not inside:
-            inside = _below_a_root(roots, list(spellings))
         with catalog.transaction():
             catalog.overwrite_deleted()
-            rows = [row for root, prefix in inside for row in catalog.files_below(root.id, prefix)]
-            whole = [root for root, prefix in inside if not prefix]
-            if not rows and not whole:
+            for spelling in spellings:
+                whole, rows = _known_at(catalog, spelling)
+                if whole or rows:
+                    break
+            else:
                 raise NotInLibraryError(
                     f"The library knows nothing at {display_path(given)}. `imago roots` lists its folders."
                 )
@@ -86,10 +85,11 @@ def forget(library_path: Path | str, path: Path | str) -> ForgetSummary:
     return ForgetSummary(len(rows), sorted(image_ids), will_return)
 
 
-def _below_a_root(roots: list[KnownRoot], spellings: list[str]) -> list[tuple[KnownRoot, str]]:
-    for root in roots:
-        for spelling in spellings:
-            prefix = relative_to_root(spelling, root.path)
-            if prefix:
-                return [(root, prefix)]
-    return []
+def _known_at(catalog: Catalog, path: str) -> tuple[list[KnownRoot], list[int]]:
+    """The roots that lie at or below a path, and the files known there, which may lie below a root around it."""
+    roots = catalog.roots()
+    whole = [root for root in roots if relative_to_root(root.path, path) is not None]
+    inside = [(root, "") for root in whole]
+    if not inside:
+        inside = [(root, prefix) for root in roots if (prefix := relative_to_root(path, root.path))]
+    return whole, [row for root, prefix in inside for row in catalog.files_below(root.id, prefix)]

@@ -7,13 +7,14 @@ and no folder is walked twice; a loop of links therefore ends by itself.
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import sys
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from indexer.paths import CATALOG_NAME, LOCK_NAME
+from indexer.paths import CATALOG_NAME, LOCK_NAME, catalog_time
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -35,6 +36,8 @@ SYSTEM_NAMES = frozenset(
 )
 _HIDDEN_ON_WINDOWS = stat.FILE_ATTRIBUTE_HIDDEN | stat.FILE_ATTRIBUTE_SYSTEM
 _HIDDEN_ON_MACOS = stat.UF_HIDDEN
+# What a link says that leads nowhere; after anything else, what lies behind it may well be there.
+_NOWHERE = frozenset((errno.ENOENT, errno.ENOTDIR, errno.ELOOP))
 _CAN_HIDE = sys.platform in {"win32", "darwin"}  # elsewhere a dot is all there is
 
 
@@ -50,8 +53,8 @@ class Scan:
 
     Attributes:
         files: All regular files, in the order met: folders and files by name, what is linked last.
-        unreadable: Folders that could not be listed: path below the scanned folder and the reason. What the
-            catalog knows below them must be kept, because nobody could see whether it is still there.
+        unreadable: Folders and links that could not be looked into: path below the scanned folder and the reason. What
+            the catalog knows below them must be kept, because nobody could see whether it is still there.
         mounts: Folders on another disk than the folder that holds them, by their path below the scanned folder,
             with the disk's number: mount points, and links to other disks.
         is_empty: True if the folder itself holds no entry at all, as an unused mount point does.
@@ -94,12 +97,14 @@ def scan_folder(
             path, relative, parent_device = linked.pop(0)
             try:
                 target = os.stat(path)  # noqa: PTH116  (strings are faster, and may hold any bytes)
-            except OSError:
-                continue  # a link to nowhere
+            except OSError as error:
+                if error.errno not in _NOWHERE:
+                    result.unreadable.append((relative, error.strerror or str(error)))
+                continue
             if stat.S_ISDIR(target.st_mode):
                 waiting.append((path, relative, parent_device))
             elif stat.S_ISREG(target.st_mode):
-                files.append((relative, target.st_size, target.st_mtime_ns, target.st_ino))
+                files.append((relative, target.st_size, catalog_time(target.st_mtime_ns), target.st_ino))
             continue
         path, relative, holder = waiting.pop()
         try:
@@ -132,7 +137,8 @@ def scan_folder(
                 elif entry.is_file(follow_symlinks=False):
                     file = entry.stat(follow_symlinks=False)
                     if not (_CAN_HIDE and _is_hidden(file)):
-                        files.append((prefix + name, file.st_size, file.st_mtime_ns, file.st_ino))
+                        modified = catalog_time(file.st_mtime_ns)
+                        files.append((prefix + name, file.st_size, modified, file.st_ino))
                 elif entry.is_dir(follow_symlinks=False) and entry.path not in skip:
                     known = entry.stat(follow_symlinks=False) if os.name == "nt" else None
                     if not _is_hidden(known):

@@ -32,7 +32,7 @@ class Scope:
         return join_root(self.root.path, self.prefix) if self.prefix else self.root.path
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class Task:
     """A file that is new or changed.
 
@@ -42,7 +42,7 @@ class Task:
         stat: Size in bytes, time of the last change in nanoseconds, inode: as scanned, then as read.
         known: What the catalog knew of it.
         hash_only: Whether to read it without decoding first, because its content is probably known.
-        answer: What decoding said.
+        answer: What decoding said; without its details once they are written.
         read_ns: When it was read, nanoseconds since 1970.
     """
 

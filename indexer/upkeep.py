@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from indexer.approximate_index import APPROXIMATE_SETTING, build, update, wants_approximate
 from indexer.approximate_index import read_info as read_approximate_info
 from indexer.approximate_index import verify as verify_approximate
-from indexer.catalog import translated
+from indexer.catalog_file import translated
 from indexer.derived_file import VectorFileError
 from indexer.paths import APPROXIMATE_NAME, VECTORS_NAME
 from indexer.vector_index import (

@@ -151,6 +151,9 @@ def _observe(
                     changes.put(os.path.dirname(text))  # noqa: PTH120
 
     observer = Observer()
+    observer.start()  # before it has folders: only then does naming one say whether the system can watch it
+    stack.callback(observer.join)
+    stack.callback(observer.stop)
     for folder in folders:
         try:
             observer.schedule(Handler(), folder, recursive=True)
@@ -159,9 +162,6 @@ def _observe(
                 f"The system does not tell what changes in {display_path(folder)} ({error.strerror or error});"
                 " it is looked at from time to time instead."
             )
-    observer.start()
-    stack.callback(observer.join)
-    stack.callback(observer.stop)
 
 
 def _is_ignored(path: str, library: str) -> bool:

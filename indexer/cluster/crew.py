@@ -2,8 +2,9 @@
 
 Ray places actors and says when they die; what to do about it is decided here. A batch is in nobody's hands but those
 of the actor it was given to, so when that dies, with its machine or alone, the batch goes to another: at least once,
-and whoever takes the answers must not mind a second one. A batch that outlived two actors is halved, and a single
-file that three actors died of is a failure with that reason: one file cannot stop a job.
+and whoever takes the answers must not mind a second one. A batch that an actor died of has the next one to itself, so
+that no other batch shares the blame; one that outlived two actors is halved, and a single file that three actors died
+of is a failure with that reason: one file cannot stop a job.
 
 What is in flight is bounded (two batches for each actor), and what comes back is small, so neither the driver nor
 Ray's object store grows with the job.
@@ -57,6 +58,7 @@ class _Hand:
     slot: int = -1
     is_ready: bool = False
     open: int = 0
+    is_reserved: bool = False  # by the one batch it has, which an actor died of
 
 
 class Crew:
@@ -179,13 +181,16 @@ class Crew:
                 is_stopping = should_stop()
                 self._keep_crew()
                 for hand in [hand for hand in self._hands if hand.is_ready and not is_stopping]:
-                    while hand.open < CALLS_AT_ONCE:
+                    while hand.open < CALLS_AT_ONCE and not hand.is_reserved:
                         if not waiting:
                             part, is_drained = self._drawn(jobs, again, is_drained)
                             if not part:
                                 break
                             waiting.append(_Batch(part))
+                        if waiting[0].deaths and hand.open:
+                            break  # it gets nothing more, so that it soon has nothing else
                         batch = waiting.popleft()
+                        hand.is_reserved = batch.deaths > 0
                         flying[hand.actor.embed.remote(batch.jobs)] = (hand, batch)
                         hand.open += 1
                 report()
@@ -200,6 +205,7 @@ class Crew:
                 for reference in done:
                     hand, batch = flying.pop(reference)
                     hand.open -= 1
+                    hand.is_reserved = False
                     for answer in self._landed(reference, hand, batch, waiting):
                         more = take(answer)
                         if more is not None:
@@ -244,7 +250,8 @@ class Crew:
         batch.deaths += 1
         if len(batch.jobs) > 1 and batch.deaths >= _DEATHS_OF_A_BATCH:
             middle = len(batch.jobs) // 2
-            waiting.extendleft((_Batch(batch.jobs[middle:]), _Batch(batch.jobs[:middle])))
+            halves = batch.jobs[:middle], batch.jobs[middle:]
+            waiting.extendleft(_Batch(half, batch.deaths - 1) for half in reversed(halves))
         elif batch.deaths >= _DEATHS_OF_A_FILE:
             reason = f"{batch.deaths} workers died while they had the file"
             return [

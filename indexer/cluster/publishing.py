@@ -16,7 +16,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from indexer.catalog import connect_for_reading, read_model, read_setting, translated, unpack_vectors
+from indexer.catalog import read_copies, read_model, read_setting, unpack_vectors
+from indexer.catalog_file import connect_for_reading, translated
 from indexer.cluster.address import MilvusAddress, token
 from indexer.cluster.collection import Manifest, PublishedCollection
 from indexer.cluster.connection import MilvusConnection
@@ -345,14 +346,10 @@ class _Run:
                     f"The library {display_path(self.folder)} was moved to another model meanwhile. Publish it again."
                 )
             copies: dict[int, list[Copy]] = {}
-            for image_id, root, path, is_online, modified_ns in self.source.execute(
-                "SELECT image_id, roots.path, files.path, is_online, modified_ns FROM files"
-                " JOIN roots ON roots.id = root_id WHERE image_id BETWEEN ? AND ?"
-                " ORDER BY is_online DESC, files.id",
-                (first, last),
-            ):
+            found_copies = read_copies(self.source, "image_id BETWEEN ? AND ?", (first, last))
+            for image_id, root, path, is_there, modified_ns in found_copies:
                 whole = join_root(from_catalog(root), from_catalog(path))
-                copies.setdefault(image_id, []).append(Copy(whole, bool(is_online), modified_ns))
+                copies.setdefault(image_id, []).append(Copy(whole, is_there, modified_ns))
             found = self.source.execute(
                 "SELECT id, lower(hex(content_hash)), size_bytes, width_pixels, height_pixels, format, taken_at,"  # noqa: S608
                 f" camera_make, camera_model, latitude, longitude, {MOMENT} FROM images"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from indexer.cluster.errors import ClusterPackagesMissingError
 from indexer.errors import NothingToIndexError
 from indexer.formats import is_named_like_image
-from indexer.paths import display_path
+from indexer.paths import catalog_time, display_path
 from indexer.scan import scan_folder
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def _objects(place: str, notices: list[str]) -> list[Source]:
         notices.append(f"{place} cannot be listed: {' '.join(str(error).split())[:200]}")
         return []
     return [
-        Source(filesystem.unstrip_protocol(name), int(entry.get("size") or 0), _moment(entry))
+        Source(filesystem.unstrip_protocol(name), int(entry.get("size") or 0), catalog_time(_moment(entry)))
         for name, entry in entries.items()
         if entry.get("type", "file") == "file" and is_named_like_image(name)
     ]

@@ -195,6 +195,19 @@ def test_a_file_that_kills_workers_does_not_stop_the_job(cluster, tmp_path: Path
     assert len(statuses) == 7
 
 
+def test_files_beside_one_that_kills_workers_are_not_blamed(cluster, tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    for seed in range(8):
+        draw(photos / f"{seed}.png", seed)
+    Image.new("RGB", (20, 20), "white").save(photos / "0-deadly.png")
+    # One file in a batch and two batches with an actor: whatever is beside the deadly one sees its actors die.
+    load = partial(DeadlyEncoder, seconds_per_batch=0.3)
+    elsewhere = RayEmbedding(cluster.address, load, cores=1, batch_files=1)
+    summary = index_folders(tmp_path / "library", [photos], FakeEncoder(), elsewhere=elsewhere)
+    assert [failure.path.name for failure in summary.failed] == ["0-deadly.png"]
+    assert summary.embedded == 8
+
+
 # Parquet
 
 
@@ -272,6 +285,18 @@ def test_objects_of_a_store_and_one_that_vanishes_after_listing(cluster, drawn: 
         "the file went away while it was to be read",
     )
     assert sorted(failure.path.name for failure in summary.failed) == ["5.png", "broken.png"]
+
+
+def test_times_that_no_row_can_hold(tmp_path: Path) -> None:
+    """Listed in a folder or through a store, a file has the same time, within signed 64 bits."""
+    path = draw(tmp_path / "a.png", 1)
+    late = (2300 - 1970) * 31_556_952
+    os.utime(path, (late, late))
+    if path.stat().st_mtime != late:
+        pytest.skip("the disk holds no such times")
+    for place in (str(tmp_path), f"file://{tmp_path}"):
+        ((source,), _) = list_sources([place])
+        assert source.modified_ns == 2**63 - 1
 
 
 def test_folders_that_are_not_for_this_job(cluster, drawn: Path, tmp_path: Path) -> None:

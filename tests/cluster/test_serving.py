@@ -16,7 +16,7 @@ from indexer_fakes import FakeEncoder, draw, identity
 from test_selection import filters_to_try
 
 from indexer import LibraryReader, forget, index_folders
-from indexer.catalog import Catalog
+from indexer.catalog import Catalog, KnownMount
 from indexer.cluster import publishing
 from indexer.cluster.address import MilvusAddress
 from indexer.cluster.collection import PublishedCollection
@@ -253,6 +253,25 @@ def test_only_what_changed_travels(tmp_path: Path, collection: str) -> None:
     # New: 3 (anew), 20, 21; changed: moved, copied. Gone: 0, and what 3 was.
     assert (second.written, second.deleted, second.unchanged) == (5, 2, 8)
     assert_same(library, collection)
+
+
+def test_a_disk_below_a_root_that_is_away_is_away_there_too(tmp_path: Path, collection: str) -> None:
+    library, photos = tmp_path / "library", tmp_path / "photos"
+    for seed in (50, 51):
+        draw(photos / "card" / f"{seed}.png", seed)
+    index_drawn(library, photos, range(3))
+    (photos / "copy.png").write_bytes((photos / "card" / "50.png").read_bytes())
+    index_drawn(library, photos, range(3))
+    publish(library, collection)
+    assert_same(library, collection)
+    with Catalog.open(library) as catalog, catalog.transaction():
+        (root,) = catalog.roots()
+        catalog.set_mounts(root.id, {"card": KnownMount(1, is_online=False)})
+    assert publish(library, collection).written == 2
+    assert_same(library, collection)
+    with open_reader(collection) as served:
+        assert served.images([served.find(photos / "copy.png")])[0].path == photos / "copy.png"
+        assert served.images([served.find(photos / "card" / "51.png")])[0].is_offline
 
 
 def test_a_publisher_that_is_killed_is_gone_on_with(

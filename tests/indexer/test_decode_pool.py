@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from indexer_fakes import HostilePreprocessor, SmallPreprocessor, draw
@@ -64,15 +65,33 @@ def test_a_crash_costs_one_file(tmp_path):
 def test_a_hang_costs_one_file_and_the_time_limit(tmp_path, monkeypatch, own_timer):
     paths = [draw(tmp_path / f"{number}.png", number) for number in range(6)]
     draw(paths[2], 1, (17, 10))
-    limits = DecodeLimits(time_limit_seconds=1.0)
-    if own_timer:
-        monkeypatch.setattr(decode_pool, "_GRACE_SECONDS", 100.0)
-    else:  # as on Windows, where no timer of the system ends the worker
-        monkeypatch.setattr(decode_pool, "_GRACE_SECONDS", -0.5)
-    with DecodePool(HostilePreprocessor(), limits, 1) as pool:
+    # Where the pool is to be first, as on Windows, which has no timer that ends the worker, it must be so by seconds.
+    seconds, grace = (1.0, 100.0) if own_timer else (6.0, -3.0)
+    monkeypatch.setattr(decode_pool, "_GRACE_SECONDS", grace)
+    with DecodePool(HostilePreprocessor(), DecodeLimits(time_limit_seconds=seconds), 1) as pool:
         answers = answers_of(pool, paths)
     assert [answer.status for answer in answers] == ["image"] * 2 + ["hung"] + ["image"] * 3
-    assert answers[2].reason == "decoding took longer than 1 s"
+    assert answers[2].reason == f"decoding took longer than {seconds:g} s"
+
+
+@pytest.mark.parametrize("is_ready", [False, True])
+def test_time_in_which_nobody_looked_is_not_the_workers(tmp_path, monkeypatch, is_ready):
+    """As after Ctrl-Z and fg, or a commit that took long: the workers are sound, only nobody heard them."""
+    clock = SimpleNamespace(passed=0.0, monotonic=lambda: time.monotonic() + clock.passed)
+    monkeypatch.setattr(decode_pool, "time", clock)
+    paths = [draw(tmp_path / f"{number}.png", number) for number in range(20)]
+    with DecodePool(SmallPreprocessor(), DecodeLimits(), 1) as pool:
+        if is_ready:
+            assert [answer.status for answer in answers_of(pool, paths[:1])] == ["image"]
+        workers = pool.worker_ids
+        for number, path in enumerate(paths):
+            pool.submit(number, str(path))
+        found = []
+        while len(found) < len(paths):
+            clock.passed += 1000
+            found += pool.collect(0.2)
+        assert {answer.status for answer in found} == {"image"}
+        assert pool.worker_ids == workers
 
 
 @posix

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import sqlite3
 from contextlib import closing
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,7 +19,8 @@ from indexer.doctor import examine, recover
 @pytest.fixture
 def filled(index, photos, library):
     for number in range(30):
-        draw(photos / f"{number:02}.png", number)
+        path = draw(photos / f"{number:02}.png", number)
+        os.utime(path, (1_000_000_000, 1_000_000_000))  # so old that no later run opens it to be sure
     index()
     return library
 
@@ -64,12 +68,44 @@ def test_each_disagreement_is_found_and_has_a_remedy(filled, photos):
     assert "1 are not there and 0 have changed" in problems(filled)["files"].message
 
 
+def test_a_run_without_folders_mends_what_it_is_said_to_mend(filled, photos, encoder):
+    with LibraryReader.open(filled) as reader:
+        lacking, unheld, gone = (reader.find(photos / f"{number:02}.png") for number in (3, 5, 9))
+    change(filled, "DELETE FROM vectors WHERE image_id = ?", lacking)
+    (photos / "05.png").unlink()
+    change(filled, "DELETE FROM files WHERE image_id = ?", unheld)
+    change(filled, "UPDATE images SET gone_at = '2026-01-01' WHERE id = ?", gone)
+    found = [finding for finding in examine(filled) if finding.name == "rows"]
+    assert len(found) == 3
+    assert all("`imago index` without folders" in finding.remedy for finding in found)
+    summary = index_folders(filled, [], encoder, workers=1)
+    assert (summary.embedded, summary.notices) == (1, [])
+    assert problems(filled) == {}
+    with LibraryReader.open(filled) as reader:
+        assert set(range(1, 31)) - set(reader.ids().tolist()) == {unheld}
+    batches = len(encoder.batches)
+    assert index_folders(filled, [], encoder, workers=1).unchanged == 29
+    assert len(encoder.batches) == batches
+
+
+@pytest.mark.parametrize("is_in_file", [True, False])
+def test_a_vector_of_another_length_hides_no_other_finding(filled, photos, is_in_file):
+    if not is_in_file:
+        change(filled, "UPDATE vectors SET sequence = 1000 WHERE image_id = 7")
+    change(filled, "UPDATE vectors SET vector = ? WHERE image_id = 7", bytes(30))
+    (photos / "09.png").unlink()
+    found = problems(filled)
+    assert "1 of 30 vectors are no unit vectors" in found["vectors"].message
+    assert "1 are not there" in found["files"].message
+    assert ("search" in found) != is_in_file
+
+
 def test_a_damaged_index_file(filled):
     (filled / "vectors.faiss").write_bytes(b"")
     assert "imago index" in problems(filled)["index"].remedy
 
 
-@pytest.mark.parametrize("damage", ["one page", "many pages", "tail"])
+@pytest.mark.parametrize("damage", ["vectors", "vectors and files", "images", "roots", "models", "tail"])
 def test_recovery_saves_what_can_be_read(filled, photos, encoder, tmp_path, damage):
     path = filled / "catalog.db"
     data = bytearray(path.read_bytes())
@@ -78,10 +114,9 @@ def test_recovery_saves_what_can_be_read(filled, photos, encoder, tmp_path, dama
         data = data[: (pages - 2) * 8192]
     else:
         with closing(sqlite3.connect(path)) as catalog:
-            tables = {"one page": ["vectors"], "many pages": ["vectors", "files"]}[damage]
             roots = [
                 catalog.execute("SELECT rootpage FROM sqlite_master WHERE name = ?", (table,)).fetchone()[0]
-                for table in tables
+                for table in damage.split(" and ")
             ]
         for page in roots:
             data[(page - 1) * 8192 : page * 8192] = b"\xa5" * 8192
@@ -92,7 +127,7 @@ def test_recovery_saves_what_can_be_read(filled, photos, encoder, tmp_path, dama
     recovery = recover(filled, tmp_path / "new")
     assert path.read_bytes() == before
     assert recovery.lost or damage == "tail"
-    assert recovery.images > 0 or damage == "tail"
+    assert recovery.images > 0 or damage in {"images", "tail"}
     summary = index_folders(tmp_path / "new", [photos], encoder, workers=1)
     assert summary.failed == []
     with LibraryReader.open(tmp_path / "new") as reader:
@@ -112,5 +147,32 @@ def test_recovery_of_a_sound_library_loses_nothing(filled, check, photos, tmp_pa
     )
     with LibraryReader.open(filled) as old, LibraryReader.open(tmp_path / "new") as new:
         np.testing.assert_array_equal(old.vectors(old.ids()), new.vectors(new.ids()))
+        assert len(new.difference_hashes(new.ids())) == 30
+        assert old.difference_hashes(old.ids()) == new.difference_hashes(new.ids())
     with pytest.raises(LibraryNotWritableError, match="is not empty"):
         recover(filled, tmp_path / "new")
+
+
+def test_recovery_keeps_no_hash_of_an_image_that_is_lost(filled, tmp_path):
+    change(filled, "INSERT INTO fingerprints (image_id, difference_hash) VALUES (99, 1)")
+    assert recover(filled, tmp_path / "new").lost == []
+    with LibraryReader.open(tmp_path / "new") as reader:
+        assert reader.difference_hashes([99]) == {}
+        assert len(reader.difference_hashes(reader.ids())) == 30
+
+
+def test_recovery_makes_vectors_of_another_length_anew(filled, encoder, tmp_path):
+    change(filled, "UPDATE vectors SET vector = x'0000' WHERE image_id = 3")
+    recovery = recover(filled, tmp_path / "new")
+    assert (recovery.vectors, len(recovery.lost)) == (29, 1)
+    index_folders(tmp_path / "new", [], encoder, workers=1)
+    assert problems(tmp_path / "new") == {}
+    with LibraryReader.open(tmp_path / "new") as reader:
+        assert len(reader) == 30
+
+
+def test_recovery_of_a_library_of_a_former_version(tmp_path):
+    old, new = tmp_path / "old", tmp_path / "new"
+    old.mkdir()
+    shutil.copy(Path(__file__).parent / "data" / "catalog-schema-1.db", old / "catalog.db")
+    assert recover(old, new).lost == []

@@ -85,6 +85,7 @@ class Life(RuleBasedStateMachine):
         self.was_run = False  # to its end
         self.weights = "a1"
         self.kills = 0
+        self.writes = 0
 
     def teardown(self) -> None:
         if hasattr(self, "base"):
@@ -104,6 +105,9 @@ class Life(RuleBasedStateMachine):
             path.write_bytes(b"\x89PNG\r\n\x1a\nbroken")
         else:
             draw(path, seed)
+        # Old, or every run would open it to be sure, and another time than before, as a change brings one.
+        self.writes += 1
+        os.utime(path, (1_000_000_000 + self.writes, 1_000_000_000 + self.writes))
         self.truth[name] = seed
 
     @rule(name=NAMES, seed=SEEDS)

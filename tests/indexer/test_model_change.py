@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from contextlib import closing
 
@@ -10,7 +11,7 @@ import pytest
 from indexer_fakes import FakeEncoder, draw, identity
 
 from indexer import LibraryReader, ModelMismatchError, predict_model_change
-from indexer.catalog import translated
+from indexer.catalog_file import translated
 
 
 @pytest.fixture
@@ -18,9 +19,15 @@ def other():
     return FakeEncoder(identity=identity("other", "c3", 24))
 
 
+def draw_old(path, seed):
+    """A picture that is older than the clock's ticks: when nothing has changed, no run opens it."""
+    os.utime(draw(path, seed), (1_000_000_000 + seed, 1_000_000_000 + seed))
+    return path
+
+
 @pytest.fixture
 def paths(photos, index):
-    drawn = [draw(photos / f"{number:02}.png", number) for number in range(20)]
+    drawn = [draw_old(photos / f"{number:02}.png", number) for number in range(20)]
     index()
     return drawn
 
@@ -80,13 +87,21 @@ def test_what_a_change_found_new_is_found_by_the_old_model_after_a_run_of_its_ow
     index, paths, library, other, gives_up
 ):
     encoder = FakeEncoder()
-    new = draw(paths[0].with_name("000 new.png"), 77)  # the first in the order of names
+    new = draw_old(paths[0].with_name("000 new.png"), 77)  # the first in the order of names
     index(encoder=other, change_model=True, should_stop=lambda: len(other.batches) >= 2)
     check_with(library, encoder, paths)  # not yet
     summary = index(change_model=gives_up)
     assert summary.embedded == 1
     check_with(library, encoder, [*paths, new])
     assert index().embedded == 0
+
+
+def test_a_run_that_gives_a_change_up_and_is_stopped_forgets_nothing(index, encoder, paths, library, other):
+    new = draw_old(paths[0].with_name("000 new.png"), 77)
+    index(encoder=other, change_model=True, should_stop=lambda: len(other.batches) >= 2)
+    assert index(change_model=True, should_stop=lambda: True).interrupted
+    assert index().embedded == 1
+    check_with(library, encoder, [*paths, new])
 
 
 def test_a_change_can_be_given_up(index, encoder, paths, library, other):

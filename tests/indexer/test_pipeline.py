@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 from pathlib import Path
@@ -10,7 +11,9 @@ import numpy as np
 import pytest
 from indexer_fakes import FakeEncoder, draw, identity
 
-from indexer import LibraryReader, ModelMismatchError, NothingToIndexError, index_folders
+from indexer import LibraryReader, ModelMismatchError, NothingToIndexError, examine, index_folders
+from indexer.decode_pool import Decoded
+from indexer.paths import catalog_time
 
 
 def test_first_run_indexes_everything(index, check, photos, encoder):
@@ -43,6 +46,26 @@ def test_old_unchanged_files_are_not_even_opened(index, photos):
         file.write(bytes(len(data)))
     os.utime(path, (1_000_000_000, 1_000_000_000))
     assert index().unchanged == 1
+
+
+def test_times_that_no_catalog_can_hold(index, check, photos, library):
+    """Signed 64 bits of nanoseconds end in 2262 and begin in 1677; disks and archives hold other times."""
+    seconds = (2300 - 1970) * 31_556_952
+    assert catalog_time(seconds * 10**9) == -catalog_time(-seconds * 10**9) == 2**63 - 1
+    paths = [draw(photos / name, number) for number, name in enumerate(("a.png", "b.png"))]
+    (photos / "notes.txt").write_text("no picture")
+    for path in (paths[0], photos / "notes.txt"):
+        os.utime(path, (seconds, seconds))
+        if path.stat().st_mtime != seconds:
+            pytest.skip("the disk holds no such times")
+    (photos / "link.png").symlink_to(paths[0])
+    assert (index().indexed, index().unchanged) == (3, 3)
+    check([*paths, photos / "link.png"])
+    assert not any(finding.is_problem for finding in examine(library))
+    paths[0].rename(photos / "moved.png")
+    (photos / "link.png").unlink()
+    summary = index()
+    assert (summary.moved, summary.removed, summary.unchanged) == (1, 1, 1)
 
 
 def test_a_change_within_the_clock_tick_of_the_reading_is_seen(index, check, photos):
@@ -303,6 +326,27 @@ class TestRoots:
         with LibraryReader.open(summary.library_path) as reader:
             assert [root.path for root in reader.roots()] == [photos]
 
+    def test_a_root_that_swallowed_others_is_kept_though_nothing_was_seen(
+        self, index, check, photos, encoder, monkeypatch
+    ):
+        path = draw(photos / "sub" / "a.png", 1)
+        index(photos / "sub")
+        scandir = os.scandir
+
+        def refuse(folder):
+            if str(folder) == str(photos / "sub"):
+                raise PermissionError(13, "Permission denied", folder)
+            return scandir(folder)
+
+        with monkeypatch.context() as closed:
+            closed.setattr(os, "scandir", refuse)
+            with pytest.raises(NothingToIndexError, match=r"sub cannot be read \(Permission denied\)"):
+                index(photos)
+        check([path])
+        encoder.batches.clear()
+        assert index(all_known=True).unchanged == 1
+        assert encoder.batches == []
+
     def test_without_folders_all_known_ones(self, index, check, photos, tmp_path):
         paths = [draw(photos / "a.png", 1), draw(tmp_path / "more" / "b.png", 2)]
         index(photos)
@@ -418,6 +462,32 @@ def test_vectors_that_are_no_numbers_are_failures(index, photos, encoder):
     summary = index()
     assert summary.indexed == 3
     assert [failure.reason for failure in summary.failed] == ["the model makes no valid vector of the image"]
+
+
+def test_what_is_written_is_no_longer_held(index, photos, monkeypatch):
+    monkeypatch.setattr("indexer.progress._PROGRESS_SECONDS", 0.0)  # told of all, however fast the machine
+    for number in range(10):
+        draw(photos / f"{number}.png", number)
+    (photos / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    of_other_runs = _written_answers(but_not=[])
+    held = {}
+
+    def count(progress):
+        held[progress.phase] = max(held.get(progress.phase, 0), len(_written_answers(but_not=of_other_runs)))
+
+    assert index(progress=count).indexed == 10
+    assert held["indexing"] > 0
+    assert held["finishing"] == 0
+
+
+def _written_answers(but_not):
+    """Every answer in memory that still has its contents.
+
+    `but_not` keeps its own alive, so identities are not reused.
+    """
+    others = {id(answer) for answer in but_not}
+    answers = [thing for thing in gc.get_objects() if isinstance(thing, Decoded) and id(thing) not in others]
+    return [answer for answer in answers if answer.fields or answer.reason]
 
 
 def test_progress_tells_phases_and_ends_complete(index, photos):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 
 import pytest
@@ -79,6 +80,23 @@ class TestLinks:
         files = scan_folder(str(inside)).files
         assert sorted(file[0] for file in files) == ["file.jpg", "one/a.jpg"]
         assert {file[1] for file in files} == {5}
+
+    @pytest.mark.parametrize("number", [errno.EACCES, errno.EIO, errno.ESTALE])
+    def test_links_to_what_cannot_be_seen_now_are_reported(self, tmp_path, monkeypatch, number):
+        touch(tmp_path / "outside" / "a.jpg")
+        touch(tmp_path / "inside" / "b.jpg")
+        (tmp_path / "inside" / "link").symlink_to(tmp_path / "outside")
+        look = os.stat
+
+        def refuse(path, *arguments, **options):
+            if str(path).endswith("link"):
+                raise OSError(number, os.strerror(number), path)
+            return look(path, *arguments, **options)
+
+        monkeypatch.setattr(os, "stat", refuse)
+        scan = scan_folder(str(tmp_path / "inside"))
+        assert [file[0] for file in scan.files] == ["b.jpg"]
+        assert scan.unreadable == [("link", os.strerror(number))]
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes")

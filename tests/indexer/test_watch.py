@@ -9,13 +9,15 @@ import pytest
 from indexer_fakes import draw
 
 from indexer import LibraryReader
+from indexer.errors import ImageGoneError
 from indexer.lock import writer_lock
 from indexer.watch import _folders_to_index, watch_folders
 
 
 @pytest.fixture
-def watching(library, photos, encoder):
-    """Runs the watch in a thread; gives the summaries and notices so far."""
+def watching(request, library, photos, encoder, tmp_path):
+    """Runs the watch in a thread, on more folders where a test names some; gives the summaries and notices so far."""
+    folders = [photos, *(tmp_path / name for name in getattr(request, "param", []))]
     stop = threading.Event()
     summaries, notices, failures = [], [], []
 
@@ -23,7 +25,7 @@ def watching(library, photos, encoder):
         try:
             watch_folders(
                 library,
-                [photos],
+                folders,
                 encoder,
                 should_stop=stop.is_set,
                 on_summary=summaries.append,
@@ -52,8 +54,12 @@ def wait_for(condition):
 
 
 def files_in(library):
+    """The names of the pictures; None where the watch took one away between the two questions."""
     with LibraryReader.open(library) as reader:
-        return {record.path.name for record in reader.images(reader.ids())}
+        try:
+            return {record.path.name for record in reader.images(reader.ids())}
+        except ImageGoneError:
+            return None
 
 
 def test_what_changes_is_indexed(watching, check, photos, library):
@@ -98,7 +104,15 @@ def test_another_writer_is_waited_for(watching, photos, library):
         draw(photos / "second.png", 2)
         wait_for(lambda: notices)
     assert "Another process is writing" in notices[0]
-    wait_for(lambda: "second.png" in files_in(library))
+    wait_for(lambda: "second.png" in (files_in(library) or ()))
+
+
+@pytest.mark.parametrize("watching", [["missing"]], indirect=True)
+def test_a_folder_that_the_system_does_not_watch_costs_a_notice(watching, photos, library):
+    _, notices = watching
+    assert ["does not tell what changes in" in notice and "missing" in notice for notice in notices] == [True]
+    draw(photos / "second.png", 2)
+    wait_for(lambda: "second.png" in (files_in(library) or ()))
 
 
 def test_folders_to_index(tmp_path):
