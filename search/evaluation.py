@@ -32,7 +32,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from search.library import Library, QueryEncoder
+    from search.embedding import QueryEncoder
+    from search.library import Library
 
 RECALL_AT: Final = (1, 5, 10)
 DEFAULT_TEMPLATES: Final = ("a photo of a {}",)

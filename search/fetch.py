@@ -62,7 +62,8 @@ def fetch_image(
         parts = _checked(url)
         connection = _connect(parts, deadline, is_allowed or is_public)
         # A time limit on the socket is one on each of its reads; a server that drips bytes never meets it.
-        alarm = threading.Timer(_left(deadline, url), _hang_up, [connection])
+        # It is told of the socket, since the connection forgets its own once the answer begins.
+        alarm = threading.Timer(_left(deadline, url), _hang_up, [connection.sock])
         alarm.daemon = True
         alarm.start()
         try:
@@ -72,7 +73,7 @@ def fetch_image(
                 continue
             if answer.status != 200:
                 raise QueryImageError(f"{url} answers {answer.status} {answer.reason}, not with a picture.")
-            return _read(answer, url, limits)
+            return _read(answer, url, limits, deadline)
         except (OSError, http.client.HTTPException, ValueError) as error:
             _left(deadline, url)
             raise QueryImageError(f"{url} could not be fetched: {error or type(error).__name__}.") from error
@@ -145,7 +146,7 @@ def _ask(connection: http.client.HTTPConnection, parts: SplitResult) -> http.cli
     return connection.getresponse()
 
 
-def _read(answer: http.client.HTTPResponse, url: str, limits: FetchLimits) -> bytes:
+def _read(answer: http.client.HTTPResponse, url: str, limits: FetchLimits, deadline: float) -> bytes:
     declared = answer.getheader("Content-Length")
     data = bytearray()
     if declared is None or not declared.isdigit() or int(declared) <= limits.bytes:
@@ -154,17 +155,16 @@ def _read(answer: http.client.HTTPResponse, url: str, limits: FetchLimits) -> by
             if len(data) > limits.bytes:
                 break
         else:
+            _left(deadline, url)  # a body that was hung up on looks like one that ends
             return bytes(data)
     raise QueryImageError(
         f"{url} holds more than {limits.bytes:,} bytes. Save the picture and give its path."
     )
 
 
-def _hang_up(connection: http.client.HTTPConnection) -> None:
-    sock = connection.sock
-    if sock is not None:
-        with suppress(OSError):
-            sock.shutdown(socket.SHUT_RDWR)
+def _hang_up(sock: socket.socket) -> None:
+    with suppress(OSError):
+        sock.shutdown(socket.SHUT_RDWR)
 
 
 def _left(deadline: float, name: str) -> float:

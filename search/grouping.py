@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from indexer import ImageRecord
+    from indexer.reading import Reader
 
 Kind = Literal["exact", "near", "similar"]
 Fingerprints = dict[str, int | None]
@@ -150,6 +151,15 @@ class Comparison:
         if one.taken_at is None or other.taken_at is None or one.camera_model != other.camera_model:
             return False
         return abs((moment_of(one) - moment_of(other)).total_seconds()) <= BURST_SECONDS
+
+
+def recall_fingerprints(reader: Reader, records: Sequence[ImageRecord], fingerprints: Fingerprints) -> None:
+    """Add what indexing found of these images; only libraries that older versions made lack some."""
+    unknown = [record for record in records if fingerprints.get(record.content_hash) is None]
+    known = reader.difference_hashes([record.id for record in unknown])
+    for record in unknown:
+        if record.id in known:
+            fingerprints[record.content_hash] = known[record.id]
 
 
 def fold_near_duplicates(

@@ -10,41 +10,34 @@ its vector is stored already.
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import json
 import numbers
 import threading
-from collections import OrderedDict
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-import indexer
 import model
 from indexer.errors import ModelMismatchError
 from indexer.filters import InFolder, Not
 from indexer.reading import open_reader
-from model.cache import read_entry, write_entry
 from model.registry import ALIASES
 from search import query as language
-from search.cutoff import (
-    CUT,
-    NEUTRAL_TEXTS,
-    SAMPLE_IMAGES,
-    Null,
-    base_of,
-    hit_probabilities,
-    measure_null,
-    sigmoid_probabilities,
+from search.cutoff import CUT, base_of, hit_probabilities, sigmoid_probabilities
+from search.embedding import QueryVectors
+from search.errors import QueryError
+from search.grouping import (
+    Comparison,
+    find_groups,
+    fold_near_duplicates,
+    limits_of,
+    recall_fingerprints,
 )
-from search.errors import QueryError, QueryImageError
-from search.grouping import Comparison, find_groups, fold_near_duplicates, limits_of
-from search.images import UPLOAD, is_file, query_pixels
+from search.nulls import Nulls
 from search.ordering import SORT_KEYS
-from search.ranking import LESS_LIKE_WEIGHT, MORE_LIKE_WEIGHT, Contribution, Mixture, mix, mix_alike
+from search.paging import Key, hits_until, page_after, read_page
+from search.ranking import LESS_LIKE_WEIGHT, MORE_LIKE_WEIGHT, Contribution, Mixture, mix
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -54,10 +47,9 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from indexer import ImageRecord
-    from indexer.decode import Preprocessor
     from indexer.filters import Filter
     from indexer.reading import Reader, Selection
-    from model import ModelIdentity
+    from search.embedding import QueryEncoder
     from search.grouping import DuplicateGroup, Fingerprints, Kind, Limits
     from search.ordering import Order
 
@@ -66,46 +58,11 @@ _FIRST_LOOK: Final = 256
 """How many of the best images are judged first; four times as many while the cut lies beyond them."""
 _BEYOND_PAGE: Final = 16
 """Hits ranked beyond a page that goes on from another: as many may have come before it since."""
-_NEUTRAL_MIXTURES: Final = 64
-"""Neutral queries for a query of several terms, whose like is measured anew each time."""
-_FEWEST_TO_JUDGE: Final = 50
-"""In a library with fewer images nothing can be said about chance; all of them fit on a screen anyway."""
-_TEXTS_KEPT: Final = 1024
-_NO_PAGE: Final = "This is not the name of a page of this answer: start at the first page."
 _FOLDED_AT_MOST: Final = 5000
 """Hits beyond are not looked through for near-duplicates: nobody pages that far, and pairs grow quadratically."""
 
 AnyQuery = str | Path | int | language.Query
 """A query besides a Pillow image: text in the query language, an image file, an id, or a parsed query."""
-
-
-class QueryEncoder(Protocol):
-    """What searching needs of a model; `model.Encoder` is one."""
-
-    @property
-    def identity(self) -> ModelIdentity:
-        """Names the model."""
-
-    @property
-    def preprocessor(self) -> Preprocessor:
-        """Makes the tower's pixels."""
-
-    @property
-    def logit_scale(self) -> float | None:
-        """Factor of a cosine in the model's own judgement of a text and a picture; None if it has none."""
-
-    @property
-    def logit_bias(self) -> float | None:
-        """What is added; None for a model that gives no probability of a pair."""
-
-    def encode_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Embeds texts: float32 (n, dimension) of unit norm."""
-
-    def encode_images(self, images: Sequence[Image.Image]) -> NDArray[np.float32]:
-        """Embeds Pillow images: float32 (n, dimension) of unit norm."""
-
-    def encode_pixels(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Embeds uint8 (n, height, width, 3): float32 (n, dimension) of unit norm."""
 
 
 @dataclass(frozen=True)
@@ -171,14 +128,6 @@ class _Ranked:
     probabilities: NDArray[np.float64] | None
 
 
-@dataclass(frozen=True)
-class _Sample:
-    """Images of the library, evenly spread over the ids, for statistics."""
-
-    ids: NDArray[np.int64]
-    vectors: NDArray[np.float32]
-
-
 class Library:
     """A library that is open for searching; a context manager. Never writes to the library.
 
@@ -203,10 +152,9 @@ class Library:
         self._saved = saved
         self._fetch = fetch
         self._lock = threading.RLock()
-        self._texts: OrderedDict[str, NDArray[np.float32]] = OrderedDict()
-        self._sample: _Sample | None = None
-        self._nulls: dict[str, Null | None] = {}
-        self._limits: Limits | None = None
+        self._vectors = QueryVectors(reader, lambda: self.encoder, fetch)
+        self._nulls = Nulls(reader, lambda: self.encoder)
+        self._limits: tuple[NDArray[np.float32], Limits] | None = None
         self._fingerprints: Fingerprints = {}
         if encoder is not None:
             self._use_encoder(encoder)
@@ -261,12 +209,14 @@ class Library:
         """Look at the library anew if it has changed since it was opened; whether it had."""
         if not self._reader.refresh():
             return False
+        self._nulls.forget()
         with self._lock:
-            self._sample = None
-            self._nulls = {}
-            self._limits = None
             if self._encoder is not None:
-                self._use_encoder(self._encoder)
+                try:
+                    self._use_encoder(self._encoder)
+                except ModelMismatchError:
+                    self._vectors.forget()
+                    raise
         return True
 
     @property
@@ -286,7 +236,8 @@ class Library:
         with self._lock:
             if self._encoder is None:
                 return self._use_encoder(model.Encoder.load(self._model_name()))
-            return self._encoder
+            # The library may have moved to another model since: its vectors are no others' to be compared with.
+            return self._use_encoder(self._encoder)
 
     # Asking
 
@@ -334,7 +285,7 @@ class Library:
         if isinstance(image, str):
             image = Path(image)
         if isinstance(image, Path):
-            stored = self._stored_id(image)
+            stored = self._vectors.stored_id(image)
             if stored is not None:
                 if self._reader.find(image.expanduser()) == stored:
                     image = stored
@@ -405,18 +356,18 @@ class Library:
         is_cut = has_text and not all_hits
         mixture: Mixture | None = None
         if wanted.terms:
-            vectors = self._term_vectors(wanted, uploads)
-            mixture = mix(vectors, [term.weight for term in wanted.terms], self._sampled().vectors)
+            vectors = self._vectors.of_terms(wanted, uploads)
+            mixture = mix(vectors, [term.weight for term in wanted.terms], self._nulls.sampled().vectors)
             # Without a cut or another order to establish, no more is ranked than will be shown.
             is_short = not is_cut and order == "relevance" and not fold
         else:
             is_short = False
             if order == "relevance":
                 order = "date"
-        place = None if page is None else _read_page(page, order)
+        place = None if page is None else read_page(page, order)
         many = offset + k if place is None else place.hits_before + k + _BEYOND_PAGE
 
-        def arrange(at_most: int) -> tuple[_Ranked, list[_Key], dict[int, tuple[int, ...]]]:
+        def arrange(at_most: int) -> tuple[_Ranked, list[Key], dict[int, tuple[int, ...]]]:
             if mixture is None:
                 everything = self._reader.ids() if candidates is None else np.asarray(candidates, np.int64)
                 ranked = _Ranked(everything, np.ones(len(everything), np.float32), None)
@@ -433,18 +384,18 @@ class Library:
         ranked, keys, folded = arrange(many)
         start = offset
         if place is not None:
-            start = _hits_until(place, keys)
+            start = hits_until(place, keys)
             while is_short and start + k > len(keys) and many < count:
                 many *= 4  # the library has grown in front of the page
                 ranked, keys, folded = arrange(many)
-                start = _hits_until(place, keys)
+                start = hits_until(place, keys)
         total = count if is_short else len(ranked.ids)
         stop = min(start + k, len(ranked.ids))
         hits = self._hits(ranked, slice(start, stop), folded)
         if explain and mixture is not None and hits:
             hits = self._explained(hits, wanted, mixture)
         more = stop < total and stop > start
-        next_page = _page_after(order, keys[stop - 1], stop) if more else None
+        next_page = page_after(order, keys[stop - 1], stop) if more else None
         closest: list[Hit] = []
         if is_cut and not total and count and mixture is not None:
             near = self._rank(wanted, mixture, candidates, count, is_cut=False, at_most=k)
@@ -504,16 +455,15 @@ class Library:
 
     def _comparison(self, records: Sequence[ImageRecord]) -> Comparison:
         """What decides on pairs of these images."""
-        known = self._reader.difference_hashes([record.id for record in records])
+        recall_fingerprints(self._reader, records, self._fingerprints)
+        # Before the lock: whoever holds that of `Nulls` may want this one next.
+        sample = self._nulls.sampled().vectors
         with self._lock:
-            for record in records:
-                if record.id in known:
-                    self._fingerprints[record.content_hash] = known[record.id]
-            if self._limits is None:
-                self._limits = limits_of(self._sampled().vectors, len(self._reader))
-            return Comparison(self._limits, self._fingerprints)
+            if self._limits is None or self._limits[0] is not sample:
+                self._limits = sample, limits_of(sample, len(self._reader))
+            return Comparison(self._limits[1], self._fingerprints)
 
-    # From a query to vectors
+    # From what was asked to a query
 
     def _parsed(
         self, query: Any, uploads: dict[str, bytes | Image.Image]
@@ -546,112 +496,18 @@ class Library:
             self._saved = SavedQueries().get
         return self._saved(name)
 
-    def _term_vectors(
-        self, query: language.Query, uploads: Mapping[str, bytes | Image.Image]
-    ) -> NDArray[np.float32]:
-        """One vector of unit norm for each term, float32 (terms, dimension)."""
-        by_text = self._embedded_texts(language.texts_of(query))
-        vectors = []
-        for term in query.terms:
-            target = term.target
-            if isinstance(target, language.Text):
-                vectors.append(by_text[target.text])
-            elif isinstance(target, language.ImageId):
-                vectors.append(self._stored_vector(target.id))
-            elif isinstance(target, language.ImagePath):
-                vectors.append(self._file_vector(Path(target.path)))
-            elif isinstance(target, language.ImageUpload):
-                vectors.append(self._upload_vector(target.name, uploads, query, term))
-            elif isinstance(target, language.ImageUrl) and self._fetch is not None:
-                vectors.append(self._bytes_vector(self._fetch(target.url), target.url))
-            else:
-                raise QueryError(
-                    "This query holds an address, and addresses are switched off.",
-                    query=query.source,
-                    column=term.column,
-                    length=term.length,
-                )
-        return np.stack(vectors).astype(np.float32)
-
     def embed_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Vectors of texts, float32 (n, dimension), remembered for queries to come.
 
         Raises:
             QueryError, model.errors.ModelError, indexer.errors.ModelMismatchError: As for `search`.
         """
-        vectors = self._embedded_texts(texts)
+        vectors = self._vectors.of_texts(texts)
         return np.stack([vectors[text] for text in texts]) if texts else np.empty((0, 0), np.float32)
 
     def remembers(self, text: str) -> bool:
         """Whether a query with this text would find its vector in memory. Never waits."""
-        return text in self._texts
-
-    def _embedded_texts(self, texts: Sequence[str]) -> dict[str, NDArray[np.float32]]:
-        """Vectors of texts, those of late queries from memory."""
-        if not texts:
-            return {}
-        with self._lock:
-            known = {text: self._texts[text] for text in texts if text in self._texts}
-        new = [text for text in dict.fromkeys(texts) if text not in known]
-        if new:
-            # Outside the lock: an encoder may gather the texts of many threads into one call.
-            known.update(zip(new, self.encoder.encode_texts(new), strict=True))
-        with self._lock:
-            for text in texts:
-                self._texts[text] = known[text]
-                self._texts.move_to_end(text)
-            while len(self._texts) > _TEXTS_KEPT:
-                self._texts.popitem(last=False)
-        return known
-
-    def _stored_vector(self, image_id: int) -> NDArray[np.float32]:
-        vector: NDArray[np.float32] = self._reader.vectors(np.asarray([image_id], np.int64))[0]
-        return vector / max(float(np.linalg.norm(vector)), 1e-12)  # half precision leaves it a little off 1
-
-    def _stored_id(self, path: Path) -> int | None:
-        """The id of the image with this file's content, where the library holds it."""
-        try:
-            path = path.expanduser()
-            stored = self._reader.find_content(path) if is_file(path) else None
-            if stored is not None:
-                self._reader.vectors(np.asarray([stored], np.int64))
-        except (OSError, RuntimeError, indexer.ImageGoneError):
-            return None  # decoding will say what is wrong with the file
-        return stored
-
-    def _file_vector(self, path: Path) -> NDArray[np.float32]:
-        """A file's vector: the stored one where the library holds this very content, else embedded now."""
-        stored = self._stored_id(path)
-        if stored is not None:
-            return self._stored_vector(stored)
-        try:
-            path = path.expanduser()
-        except RuntimeError as error:  # "~stranger" with no such user
-            raise QueryImageError(f"There is no image file {path}: {error}") from error
-        return _row(self.encoder.encode_pixels(query_pixels(path, self.encoder.preprocessor)[None]))
-
-    def _upload_vector(
-        self,
-        name: str,
-        uploads: Mapping[str, bytes | Image.Image],
-        query: language.Query,
-        term: language.Term,
-    ) -> NDArray[np.float32]:
-        if name not in uploads:
-            raise QueryError(
-                f"No picture named {name} came with this query.",
-                query=query.source,
-                column=term.column,
-                length=term.length,
-            )
-        picture = uploads[name]
-        if isinstance(picture, bytes | bytearray | memoryview):
-            return self._bytes_vector(bytes(picture), f"{UPLOAD} {name}".strip())
-        return _row(self.encoder.encode_images([picture]))
-
-    def _bytes_vector(self, data: bytes, label: str) -> NDArray[np.float32]:
-        pixels = query_pixels(data, self.encoder.preprocessor, name=label)
-        return _row(self.encoder.encode_pixels(pixels[None]))
+        return self._vectors.remembers(text)
 
     # From vectors to hits
 
@@ -674,8 +530,8 @@ class Library:
         at_most: int | None,
     ) -> _Ranked:
         """The images that answer, best first: those above the cut, or the `at_most` best (None: all)."""
-        null = self._null(query, mixture) if is_cut or self._can_say_no() else None
-        base = base_of(self._sampled().vectors @ mixture.direction) if null is not None else 0.0
+        null = self._nulls.of(query, mixture) if is_cut or self._can_say_no() else None
+        base = base_of(self._nulls.sampled().vectors @ mixture.direction) if null is not None else 0.0
 
         def look(many: int) -> _Ranked:
             scores, ids = self._reader.nearest(mixture.direction[None, :], many, among=candidates)
@@ -712,80 +568,20 @@ class Library:
             return np.zeros(len(scores))
         return sigmoid_probabilities(scores, logit_scale=scale, logit_bias=bias)
 
-    def _sampled(self) -> _Sample:
-        with self._lock:
-            if self._sample is None:
-                ids = self._reader.sample_ids(SAMPLE_IMAGES)
-                self._sample = _Sample(ids, self._reader.vectors(ids))
-            return self._sample
-
-    def _null(self, query: language.Query, mixture: Mixture) -> Null | None:
-        """How queries of the same make score that mean something else; None where nothing can be said."""
-        sample = self._sampled()
-        if len(sample.ids) < _FEWEST_TO_JUDGE:
-            return None
-        kinds = ["text" if isinstance(term.target, language.Text) else "image" for term in query.terms]
-        if len(kinds) > 1:
-            return self._measured_null(kinds, mixture, sample)
-        # One text is like another, and so is one picture: what was learnt holds until the library changes.
-        with self._lock:
-            if kinds[0] not in self._nulls:
-                self._nulls[kinds[0]] = self._measured_null(kinds, mixture, sample)
-            return self._nulls[kinds[0]]
-
-    def _measured_null(self, kinds: Sequence[str], mixture: Mixture, sample: _Sample) -> Null | None:
-        """Scores of queries put together like this one from neutral texts and from pictures of the library."""
-        if kinds.count("image") * 2 > len(sample.ids):
-            return None  # too few pictures are left that are not part of the query
-        many = len(NEUTRAL_TEXTS) if len(kinds) == 1 else _NEUTRAL_MIXTURES
-        rows = np.arange(min(many, len(sample.ids)) if "image" in kinds else many)
-        parts = np.empty((len(rows), len(kinds), sample.vectors.shape[1]), np.float32)
-        themselves: list[NDArray[np.int64]] = []
-        for i, kind in enumerate(kinds):
-            # Each term takes its part from another place, so that no neutral query repeats itself.
-            if kind == "text":
-                neutral = self._neutral_texts()
-                parts[:, i] = neutral[(2 * rows + 37 * i) % len(neutral)] if len(kinds) > 1 else neutral[rows]
-            else:
-                stride = max(1, len(sample.ids) // len(rows))
-                at = (rows * stride + 37 * i) % len(sample.ids)
-                parts[:, i] = sample.vectors[at]
-                themselves.append(at)
-        scores = mix_alike(mixture, parts) @ sample.vectors.T
-        for at in themselves:
-            scores[rows, at] = np.nan  # a picture always resembles itself
-        return measure_null(scores)
-
-    def _neutral_texts(self) -> NDArray[np.float32]:
-        """Vectors of `NEUTRAL_TEXTS`, float32 (n, dimension): made once for each model, then kept on disk."""
-        with self._lock:
-            identity = self.encoder.identity
-            key = "\0".join(
-                [identity.weights_fingerprint, identity.preprocessing_fingerprint, *NEUTRAL_TEXTS]
-            )
-            name = hashlib.sha256(key.encode()).hexdigest()
-            shape = (len(NEUTRAL_TEXTS), identity.dimension)
-            kept = read_entry("neutral", name)
-            if kept is not None and len(kept) == 4 * shape[0] * shape[1]:
-                return np.frombuffer(kept, "<f4").reshape(shape)
-            vectors = self.encoder.encode_texts(NEUTRAL_TEXTS)
-            write_entry("neutral", name, vectors.astype("<f4").tobytes())
-            return vectors
-
-    def _sort_keys(self, ranked: _Ranked, order: Order, descending: bool | None) -> list[_Key]:
+    def _sort_keys(self, ranked: _Ranked, order: Order, descending: bool | None) -> list[Key]:
         """What hits are ordered by, in the order of `ranked`; ascending keys are the order of the answer."""
         if order == "relevance":
             return [
-                _Key(-score, image_id)
+                Key(-score, image_id)
                 for score, image_id in zip(ranked.scores.tolist(), ranked.ids.tolist(), strict=True)
             ]
         key_of = SORT_KEYS[order]
         down = order != "name" if descending is None else descending
-        return [_Key(key_of(record), record.id, down) for record in self._reader.images(ranked.ids)]
+        return [Key(key_of(record), record.id, down) for record in self._reader.images(ranked.ids)]
 
     def _folded(
-        self, ranked: _Ranked, keys: list[_Key]
-    ) -> tuple[_Ranked, list[_Key], dict[int, tuple[int, ...]]]:
+        self, ranked: _Ranked, keys: list[Key]
+    ) -> tuple[_Ranked, list[Key], dict[int, tuple[int, ...]]]:
         many = min(len(ranked.ids), _FOLDED_AT_MOST)
         records = self._reader.images(ranked.ids[:many])
         groups = fold_near_duplicates(
@@ -850,11 +646,6 @@ def _checked_offset(offset: Any) -> int:
     return int(offset)
 
 
-def _row(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-    row: NDArray[np.float32] = vectors[0]
-    return row
-
-
 def _single(target: language.Target) -> language.Query:
     return language.Query((language.Term(target),))
 
@@ -890,20 +681,6 @@ def _with_whole_paths(wanted: Filter) -> Filter:
     return InFolder(tuple(folders))
 
 
-@dataclass(frozen=True)
-class _Key:
-    """Where a hit stands in the order of an answer."""
-
-    value: Any
-    id: int
-    descending: bool = False
-
-    def __lt__(self, other: _Key) -> bool:
-        if self.value != other.value:
-            return bool(self.value > other.value if self.descending else self.value < other.value)
-        return self.id < other.id
-
-
 def _first(ranked: _Ranked, count: int) -> _Ranked:
     return _taken(ranked, slice(count))
 
@@ -913,65 +690,5 @@ def _taken(ranked: _Ranked, which: slice | list[int]) -> _Ranked:
     return _Ranked(ranked.ids[which], ranked.scores[which], None if chances is None else chances[which])
 
 
-def _reordered(ranked: _Ranked, keys: list[_Key]) -> _Ranked:
+def _reordered(ranked: _Ranked, keys: list[Key]) -> _Ranked:
     return _taken(ranked, sorted(range(len(keys)), key=keys.__getitem__))
-
-
-@dataclass(frozen=True)
-class _Place:
-    """Where a page ended.
-
-    Attributes:
-        key: Of its last hit.
-        hits_before: Hits up to and with that one when the page was made; a hint where to look.
-    """
-
-    key: _Key
-    hits_before: int
-
-
-def _page_after(order: Order, key: _Key, hits_before: int) -> str:
-    """What names the place after a hit: its order, value and id, opaque to callers."""
-    value = key.value if isinstance(key.value, float) else [_plain(part) for part in key.value]
-    text = json.dumps([order, value, key.id, key.descending, hits_before])
-    return base64.urlsafe_b64encode(text.encode("utf-8", "surrogatepass")).decode().rstrip("=")
-
-
-def _read_page(page: str, order: Order) -> _Place:
-    """The place that `page` names.
-
-    Raises:
-        QueryError: It names none, or one in another order.
-    """
-    try:
-        text = base64.b64decode(page + "=" * (-len(page) % 4), altchars=b"-_", validate=True)
-        made_for, value, image_id, descending, before = json.loads(text.decode("utf-8", "surrogatepass"))
-        if made_for != order or type(image_id) is not int or type(descending) is not bool:
-            raise ValueError("made for another order")  # noqa: TRY301
-        if type(before) is not int or before < 0:
-            raise ValueError("not a number of hits")  # noqa: TRY301
-        return _Place(_Key(_comparable(order, value), image_id, descending), before)
-    except (ValueError, TypeError, RecursionError) as error:
-        raise QueryError(_NO_PAGE) from error
-
-
-def _hits_until(place: _Place, keys: list[_Key]) -> int:
-    """The position of the first hit after a place."""
-    try:
-        return sum(1 for key in keys if not place.key < key)
-    except TypeError as error:
-        raise QueryError(_NO_PAGE) from error
-
-
-def _plain(part: object) -> object:
-    return part.isoformat() if hasattr(part, "isoformat") else part
-
-
-def _comparable(order: Order, value: Any) -> Any:
-    if order == "relevance":
-        return float(value)
-    if order == "date":
-        from datetime import datetime
-
-        return tuple(datetime.fromisoformat(part) for part in value)
-    return tuple(value)

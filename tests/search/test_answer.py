@@ -6,6 +6,8 @@ import base64
 import io
 import json
 import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,6 +17,8 @@ from PIL import Image
 from indexer import index_folders
 from indexer.errors import ImageGoneError
 from search import Library, QueryError, QueryImageError, format_query, parse
+from search.nulls import Nulls
+from search.ranking import mix
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -86,6 +90,41 @@ def test_a_small_library_is_not_judged(tmp_path: Path, painted, colours) -> None
         hits = library.search("piano")
         assert len(hits) == 10
         assert {hit.probability for hit in hits} == {None}
+
+
+def test_what_is_measured_while_the_library_changes_is_not_kept(library: Library, colours) -> None:
+    begun, changed = threading.Event(), threading.Event()
+    encode_texts = colours.encode_texts
+
+    def wait_and_encode(texts):
+        if len(texts) > 1 and not begun.is_set():  # the neutral ones
+            begun.set()
+            assert changed.wait(20)
+        return encode_texts(texts)
+
+    colours.identity = replace(colours.identity, weights_fingerprint="not measured yet")
+    nulls = Nulls(library.reader, lambda: colours)
+    colours.encode_texts = wait_and_encode
+    query, one = parse("red"), np.eye(1, 32, dtype=np.float32)
+    mixture = mix(one, [1.0], nulls.sampled().vectors)
+    with ThreadPoolExecutor() as pool:
+        measured = pool.submit(nulls.of, query, mixture)
+        assert begun.wait(20)
+        nulls.forget()  # does not wait for the tower
+        changed.set()
+        assert measured.result(20) is not None
+    first = nulls.of(query, mixture)
+    assert first is not measured.result()
+    assert nulls.of(query, mixture) is first
+
+
+def test_looking_away_is_no_measure_for_looking(library: Library, colours) -> None:
+    nulls = Nulls(library.reader, lambda: colours)
+    one = np.eye(1, 32, dtype=np.float32)
+    sample = nulls.sampled().vectors
+    nulls.of(parse("red"), mix(one, [-1.0], sample))
+    away = nulls.of(parse("red"), mix(one, [-1.0], sample))
+    assert nulls.of(parse("red"), mix(one, [1.0], sample)) is not away
 
 
 def test_neutral_texts_are_embedded_once_for_each_model(painted, colours) -> None:
@@ -291,6 +330,13 @@ def test_a_page_by_relevance_holds_when_many_come_before_it(tmp_path: Path, colo
 @pytest.mark.parametrize("before", [-1, 1.5, "1", True, None])
 def test_a_page_that_was_tampered_with(library: Library, before: object) -> None:
     page = base64.urlsafe_b64encode(json.dumps(["relevance", -0.5, 1, False, before]).encode()).decode()
+    with pytest.raises(QueryError, match="not the name of a page"):
+        library.answer("green", page=page)
+
+
+@pytest.mark.parametrize("score", [10**400, "x", None, [1]])
+def test_a_page_after_a_score_that_is_none(library: Library, score: object) -> None:
+    page = base64.urlsafe_b64encode(json.dumps(["relevance", score, 1, False, 0]).encode()).decode()
     with pytest.raises(QueryError, match="not the name of a page"):
         library.answer("green", page=page)
 

@@ -45,6 +45,15 @@ class Handler(BaseHTTPRequestHandler):
             self.send_response(200)
             self.send_header("Content-Length", "1000000")
             self.end_headers()
+        elif self.path == "/drip/body":
+            self.send_response(200)
+            self.send_header("Connection", "close")
+            self.end_headers()
+            with suppress(OSError):
+                for _ in range(200):
+                    self.wfile.write(b"x")
+                    self.wfile.flush()
+                    time.sleep(0.05)
         elif self.path == "/drip":
             with suppress(OSError):
                 for character in b"HTTP/1.1 200 OK\r\nX-Header: " + b"x" * 200:
@@ -99,9 +108,10 @@ def test_what_does_not_arrive(server: str, path: str, reason: str) -> None:
         fetch(server + path)
 
 
-def test_a_server_that_drips_is_hung_up_on(server: str) -> None:
+@pytest.mark.parametrize("path", ["/drip", "/drip/body"])
+def test_a_server_that_drips_is_hung_up_on(server: str, path: str) -> None:
     with pytest.raises(QueryImageError, match="took too long"):
-        fetch(f"{server}/drip", seconds=0.5)
+        fetch(server + path, seconds=0.5)
 
 
 def test_a_private_server_is_not_even_asked(server: str) -> None:

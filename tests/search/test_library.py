@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from indexer import index_folders
 from indexer.errors import ImageGoneError, LibraryNotFoundError, ModelMismatchError
 from model.errors import ModelNotFoundError
 from search import Library, QueryError, QueryImageError
@@ -182,3 +183,17 @@ def test_another_model_is_refused_at_the_door(painted, colours) -> None:
 def test_no_library(tmp_path: Path) -> None:
     with pytest.raises(LibraryNotFoundError):
         Library.open(tmp_path / "nowhere")
+
+
+def test_a_library_that_moved_to_another_model_refuses_the_old_one(painted, colours, tmp_path: Path) -> None:
+    index_folders(tmp_path / "library", [painted.photos / "red"], colours, workers=1)
+    with Library.open(tmp_path / "library", encoder=colours) as library:
+        assert library.search("red", k=1)
+        other = type(colours)("other weights")
+        index_folders(tmp_path / "library", [], other, workers=1, change_model=True)
+        with pytest.raises(ModelMismatchError):
+            library.refresh()
+        # Also words whose vectors were remembered, and at every further query.
+        for text in ("red", "red", "green"):
+            with pytest.raises(ModelMismatchError):
+                library.search(text, k=1)

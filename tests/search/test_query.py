@@ -123,6 +123,8 @@ def test_weights() -> None:
         ("near:-48.85,-2.35,500m", NearPlace(-48.85, -2.35, 0.5)),
         ("near:0,180,1mi", NearPlace(0.0, 180.0, 1.609344)),
         ("near:1,2", NearPlace(1.0, 2.0, 10.0)),
+        ("near:1,2,1e3km", NearPlace(1.0, 2.0, 1000.0)),
+        ("near:1,2,5e-05km", NearPlace(1.0, 2.0, 0.00005)),
         ("is:Screenshot", IsScreenshot()),
         ("-is:square", Not(HasShape("square"))),
         ("TYPE:JPG,.heif", HasFormat(("jpeg", "heic"))),
@@ -199,6 +201,9 @@ def test_urls_only_when_switched_on() -> None:
         ("@", 0, 1, "saved query"),
         ("upload:", 0, 7, "uploaded picture"),
         ("dog \0", 4, 1, "not a character"),
+        ("in:./\0", 5, 1, "not a character"),
+        ("camera:\udcff", 7, 1, "not a character"),
+        ("id:" + 5000 * "9", 3, 5000, "whole number"),
         ("dog \ud800", 4, 1, "not a character"),
         ("beach - beach", 6, 7, "added and subtracted"),
         ("is:portrait is:square", 12, 9, "one shape"),
@@ -266,6 +271,11 @@ def test_saved_queries_that_do_not_work(saved: dict[str, str], part: str) -> Non
         expand(parse("x - @a"), saved.get)
     assert part in caught.value.reason
     assert caught.value.column == 2
+
+
+def test_saved_filters_are_nothing_to_subtract_from() -> None:
+    with pytest.raises(QueryError, match="only subtracts"):
+        expand(parse("@tall - dog"), {"tall": "is:portrait"}.get)
 
 
 def test_saved_filters_that_contradict_the_query() -> None:
@@ -336,24 +346,29 @@ def test_any_text_is_a_query_or_a_query_error(text: str, allow_urls: bool) -> No
     assert all(math.isfinite(term.weight) and term.weight for term in query.terms)
 
 
+def _is_text(text: str) -> bool:
+    return all(not "\ud800" <= character <= "\udfff" for character in text)
+
+
 _words = st.text(min_size=1, max_size=12).filter(lambda text: text.strip() and "\0" not in text)
+_values = st.text(min_size=1, max_size=8).filter(lambda text: "\0" not in text)
 _names = st.text(st.sampled_from(string.ascii_letters + string.digits + "_.-"), min_size=1, max_size=8)
 _targets = st.one_of(
-    _words.filter(lambda text: all(not "\ud800" <= c <= "\udfff" for c in text)).map(Text),
+    _words.filter(_is_text).map(Text),
     _words.map(lambda text: ImagePath("./" + text)),
     st.integers(0, 2**63 - 1).map(ImageId),
     _names.map(ImageUpload),
     _names.map(Saved),
 )
 _filters = st.one_of(
-    st.lists(st.text(min_size=1, max_size=8), min_size=1, max_size=3).map(lambda f: InFolder(tuple(f))),
-    st.lists(st.text(min_size=1, max_size=8), min_size=1, max_size=3).map(lambda f: NameMatches(tuple(f))),
-    st.builds(CameraContains, st.tuples(st.text(min_size=1, max_size=8))),
+    st.lists(_values, min_size=1, max_size=3).map(lambda f: InFolder(tuple(f))),
+    st.lists(_values, min_size=1, max_size=3).map(lambda f: NameMatches(tuple(f))),
+    st.builds(CameraContains, st.tuples(_values.filter(_is_text))),
     st.builds(
         NearPlace,
         st.floats(-90, 90).map(lambda x: x + 0.0),
         st.floats(-180, 180).map(lambda x: x + 0.0),
-        st.floats(1e-3, 20_000),
+        st.floats(1e-9, 20_000),
     ),
     st.builds(TakenBetween, st.datetimes().map(lambda d: d.replace(microsecond=0)), st.none()),
 )

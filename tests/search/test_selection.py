@@ -13,7 +13,7 @@ from filter_oracle import fits
 from PIL import Image
 
 from indexer import LibraryReader, index_folders
-from indexer.catalog import connect_for_reading
+from indexer.catalog_file import connect_for_reading
 from indexer.filters import (
     CameraContains,
     HasFormat,
