@@ -37,7 +37,7 @@ test-cluster: ## the tests with Ray and Milvus, in .venv-cluster
 run-test-cluster: $(VENV)/.installed-cluster
 	$(BIN)/python -m pytest tests/cluster
 
-bench: $(VENV)/.installed-dev .venv-peers/.installed ## measure speed beside the peers, into docs/speed.md (an hour)
+bench: $(VENV)/.installed-dev .venv-peers/.installed ## measure speed beside the peers, into docs/speed.md (two hours)
 	$(BIN)/python -m benchmarks.speed
 
 lint: $(VENV)/.installed-dev ## check style, types and who imports whom

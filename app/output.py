@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Collection, Iterable, Sequence
 
     from indexer import FileFailure, ImageRecord, IndexSummary, LibraryStatus, RootStatus
     from model.machine import PrecisionChoice
@@ -42,8 +42,13 @@ def print_notices(notices: Iterable[str]) -> None:
         click.echo(f"imago: {notice}", err=True)
 
 
-def hit_as_dict(hit: Hit) -> dict[str, Any]:
-    """Return what is known of a hit; `path`, `score` and `id` are promises."""
+def hit_as_dict(hit: Hit, *, with_empty: Collection[str] = ()) -> dict[str, Any]:
+    """Return what is known of a hit; `path`, `score` and `id` are promises.
+
+    Args:
+        hit: The hit.
+        with_empty: `folded` and `why`, where they shall be there even if they say nothing.
+    """
     fields: dict[str, Any] = {
         "path": str(hit.path),
         "score": round(hit.score, 6),
@@ -51,9 +56,9 @@ def hit_as_dict(hit: Hit) -> dict[str, Any]:
         "probability": None if hit.probability is None else round(hit.probability, 4),
         "copies": hit.copies,
     }
-    if hit.folded:
+    if hit.folded or "folded" in with_empty:
         fields["folded"] = list(hit.folded)
-    if hit.why:
+    if hit.why or "why" in with_empty:
         fields["why"] = [asdict(contribution) for contribution in hit.why]
     return fields
 

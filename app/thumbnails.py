@@ -9,12 +9,13 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
+import threading
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from indexer.decode import DecodeLimits, RefusedError, SkipError, decode, read_file
+from indexer.decode import DecodeLimits, HeavyError, RefusedError, SkipError, decode, read_file
 from indexer.reading import state_folder
 
 if TYPE_CHECKING:
@@ -32,6 +33,9 @@ VIEW_PIXELS = 2048
 
 WEBP_QUALITY = 75
 JPEG_QUALITY = 88
+
+_one_heavy_picture = threading.Lock()
+"""A grid asks for many at once, and each of these takes hundreds of megabytes while it is decoded."""
 
 
 def thumbnail(path: Path, content_hash: str, library_path: Path | str) -> bytes | None:
@@ -67,13 +71,21 @@ def render(file: ReadFile, longest_side_pixels: int, image_format: str) -> bytes
     from PIL import Image
 
     try:
-        pixels, _ = decode(file, _Fit(longest_side_pixels), DecodeLimits())
+        pixels = _decoded(file, _Fit(longest_side_pixels))
     except (RefusedError, MemoryError):
         return None
     buffer = BytesIO()
     quality = WEBP_QUALITY if image_format == "WEBP" else JPEG_QUALITY
     Image.fromarray(pixels).save(buffer, image_format, quality=quality)
     return buffer.getvalue()
+
+
+def _decoded(file: ReadFile, fit: _Fit) -> NDArray[np.uint8]:
+    try:
+        return decode(file, fit, DecodeLimits(), may_be_heavy=False)[0]
+    except HeavyError:
+        with _one_heavy_picture:
+            return decode(file, fit, DecodeLimits())[0]
 
 
 def read_unchanged(path: Path, content_hash: str) -> ReadFile | None:

@@ -9,11 +9,12 @@ same as any; the peers' environment (`.venv-peers`) is made by `make bench`, and
 
 towers    ViT-B/32, 224 pixels, batch 32: images a second, against ONNX Runtime and PyTorch
 text      one short query through the text tower of the same model, warm
-accuracy  the worst cosine between a photograph's vectors in this machine's precision and in float32
+accuracy  the worst cosine between a photograph's or a text's vectors in this machine's precision and float32
 folder    `imago index` over 12-megapixel JPEGs, whole run, against full decode and ONNX Runtime in a loop
 search    `imago search` as a new process, 100,000 images, base-size model
 rerun     `imago index` again over 100,000 unchanged files, and the memory of the run that embedded them
 overhead  what `imago index` spends beyond its decoder and its tower (benchmarks/foundation.py)
+soak      the memory of a first index of half as many small pictures with the base-size model
 """
 
 from __future__ import annotations
@@ -31,8 +32,10 @@ import tempfile
 import threading
 import time
 from dataclasses import asdict, dataclass, field
+from datetime import date
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -58,6 +61,19 @@ class Line:
     what: str
     value: str
     target: str = ""
+
+
+@dataclass
+class Section:
+    """What one section measured, when and by what."""
+
+    command: str
+    date: str
+    lines: list[Line]
+
+    @classmethod
+    def from_dict(cls, found: dict[str, Any]) -> Section:
+        return cls(found["command"], found["date"], [Line(**line) for line in found["lines"]])
 
 
 @dataclass
@@ -171,28 +187,36 @@ def accuracy(bench: Bench) -> None:
     from model import Encoder
 
     files = sorted((bench.photos or _drawn(bench.scratch / "drawn", 64)).rglob("*.jpg"))[:256]
+    texts = [
+        phrase.format(thing)
+        for phrase in ("{}", "a photo of a {}", "two {}s on a beach at sunset", "a red {}", "no {}, 1998")
+        for thing in (
+            "dog",
+            "car",
+            "mountain",
+            "child with an umbrella",
+            "passport",
+            "bowl of soup",
+            "Mädchen",
+        )
+    ]
+    photographs = f"{len(files)} {'photographs' if bench.photos else 'drawn pictures'}"
     for name in (str(bench.base), "starter"):
-        vectors = []
+        shown = "starter" if name == "starter" else "ViT-B/32, random weights"
+        vectors: dict[str, list[np.ndarray]] = {photographs: [], f"{len(texts)} texts": []}
         for precision in ("auto", "float32"):
             encoder = Encoder.load(name, precision=precision)
             pixels = [encoder.preprocessor(Image.open(path)) for path in files]
-            vectors.append(encoder.encode_pixels(np.stack(pixels)))
-        worst = float((vectors[0] * vectors[1]).sum(axis=1).min())
-        shown = "starter" if name == "starter" else "ViT-B/32, random weights"
-        source = "photographs" if bench.photos else "drawn pictures"
-        bench.add(
-            f"worst cosine to float32, {len(files)} {source}, {shown}",
-            [worst],
-            "",
-            "at least 0.999",
-            digits=6,
-        )
+            vectors[photographs].append(encoder.encode_pixels(np.stack(pixels)))
+            vectors[f"{len(texts)} texts"].append(encoder.encode_texts(texts))
+        for source, (narrow, full) in vectors.items():
+            worst = float((narrow * full).sum(axis=1).min())
+            what = f"worst cosine to float32, {source}, {shown}"
+            bench.add(what, [worst], "", "at least 0.999", digits=6)
 
 
 def folder(bench: Bench) -> None:
     photos = _large_photos(bench.scratch / "large", 200)
-    if bench.peer("tower.py", str(bench.base), "onnxruntime-float32", "--calls", "1") is None:
-        print("without the peers there is nothing to compare the folder with")
     words = ("index", str(photos), "--model", str(bench.base))
     bench.imago(*words)  # compiles
     own, theirs = [], []
@@ -201,7 +225,10 @@ def folder(bench: Bench) -> None:
         own.append(bench.imago(*words).wall_seconds)
         found = bench.peer("folder.py", str(bench.base), str(photos))
         theirs += [found["seconds"]] if found else []
-    bench.add("200 JPEGs of 12 megapixels, `imago index`, whole run", own, " s", digits=1)
+    megabytes = statistics.mean(path.stat().st_size for path in photos.iterdir()) / 1e6
+    bench.add(
+        f"200 JPEGs of 12 megapixels and {megabytes:.1f} MB, `imago index`, whole run", own, " s", digits=1
+    )
     if theirs:
         bench.add("the same, full decode and ONNX Runtime float32 in a loop", theirs, " s", digits=1)
         ratios = [slow / fast for slow, fast in zip(theirs, own, strict=True)]
@@ -224,8 +251,23 @@ def search(bench: Bench) -> None:
 
 def rerun(bench: Bench) -> None:
     pictures = _small_pictures(bench.scratch / "small", bench.images)
-    words = ("index", str(pictures), "--model", "starter")
-    memory: list[int] = []
+    _index_watching_memory(bench, pictures, "starter", "starter")
+    values = [bench.imago("index", str(pictures)).wall_seconds for _ in range(bench.rounds)]
+    bench.add(f"second run over {bench.images:,} unchanged files", values, " s", "under 3 s")
+    shutil.rmtree(bench.scratch / "library")
+
+
+def soak(bench: Bench) -> None:
+    pictures = _small_pictures(bench.scratch / "soak", bench.images // 2)
+    peak = _index_watching_memory(bench, pictures, str(bench.base), "base-size model")
+    bench.add("peak memory of all its processes, base-size model", [peak], " GiB", "under 2.5 GiB")
+    shutil.rmtree(bench.scratch / "library")
+
+
+def _index_watching_memory(bench: Bench, pictures: Path, model: str, shown: str) -> float:
+    """Add lines of a first index and its memory on the way; return the most of it, in GiB."""
+    words = ("index", str(pictures), "--model", model)
+    memory: list[float] = []
     started = time.perf_counter()
     process = subprocess.Popen(
         [sys.executable, "-m", "app", *words],
@@ -236,15 +278,16 @@ def rerun(bench: Bench) -> None:
     done = threading.Event()
     threading.Thread(target=lambda: (process.wait(), done.set())).start()
     while not done.wait(1):
-        memory.append(family_bytes(process.pid))
+        memory.append(family_bytes(process.pid) / 2**30)
+    if process.returncode:
+        sys.exit(f"imago {' '.join(words)} ended with {process.returncode}")
     seconds = time.perf_counter() - started
-    bench.add(f"first index of {bench.images:,} small pictures, starter", [seconds], " s", digits=0)
+    count = sum(1 for _ in pictures.rglob("*.jpg"))
+    bench.add(f"first index of {count:,} small pictures, {shown}", [seconds], " s", digits=0)
     for share in (0.25, 0.5, 0.75, 0.98):
-        now = memory[int(share * (len(memory) - 1))] / 2**30
-        bench.add(f"memory of all its processes at {share:.0%} of the time", [now], " GiB", "flat")
-    values = [bench.imago("index", str(pictures)).wall_seconds for _ in range(bench.rounds)]
-    bench.add(f"second run over {bench.images:,} unchanged files", values, " s", "under 3 s")
-    shutil.rmtree(bench.scratch / "library")
+        now = memory[int(share * (len(memory) - 1))]
+        bench.add(f"memory of all its processes at {share:.0%} of the time, {shown}", [now], " GiB", "flat")
+    return max(memory)
 
 
 def overhead(bench: Bench) -> None:
@@ -262,7 +305,7 @@ def overhead(bench: Bench) -> None:
 
 
 SECTIONS = {
-    section.__name__: section for section in (towers, text, accuracy, folder, search, rerun, overhead)
+    section.__name__: section for section in (towers, text, accuracy, folder, search, rerun, overhead, soak)
 }
 
 
@@ -276,12 +319,15 @@ def _drawn(folder: Path, count: int) -> Path:
 
 
 def _large_photos(folder: Path, count: int) -> Path:
-    """JPEGs of 4000x3000 pixels, each drawn ten times, with other bytes after its end."""
+    """JPEGs of 4000x3000 pixels, each drawn ten times, with other bytes after its end.
+
+    Rough enough that a file has about the 4.5 MB that a camera writes: what decoding costs is mostly its bytes.
+    """
     if not folder.exists():
         folder.mkdir(parents=True)
         for number in range(0, count, 10):
             buffer = io.BytesIO()
-            _noise(number, 4000, 3000).save(buffer, "JPEG", quality=93)
+            _noise(number, 4000, 3000, roughness=0.82).save(buffer, "JPEG", quality=93)
             for copy in range(number, number + 10):
                 (folder / f"{copy:05}.jpg").write_bytes(buffer.getvalue() + f"{copy}".encode())
     return folder
@@ -300,8 +346,8 @@ def _small_pictures(folder: Path, count: int) -> Path:
     return folder
 
 
-def _noise(seed: int, width: int, height: int) -> Image.Image:
-    """A picture with as much detail at each scale as photographs have, roughly: octaves of noise, halved each time."""
+def _noise(seed: int, width: int, height: int, *, roughness: float = 0.55) -> Image.Image:
+    """A picture with detail at every scale: octaves of noise, each finer and by `roughness` weaker than the last."""
     random = np.random.default_rng(seed)
     total = np.zeros((height, width, 3), np.float32)
     cells, strength = 4, 70.0
@@ -313,7 +359,7 @@ def _noise(seed: int, width: int, height: int) -> Image.Image:
             total[..., channel] += strength * np.asarray(
                 plane.resize((width, height), Image.Resampling.BICUBIC)
             )
-        cells, strength = cells * 2, strength * 0.55
+        cells, strength = cells * 2, strength * roughness
     return Image.fromarray(np.clip(total + 128, 0, 255).astype(np.uint8))
 
 
@@ -348,14 +394,20 @@ def _lines(path: Path) -> list[str]:
         return []
 
 
-def markdown(lines: list[Line], description: dict[str, str], command: str) -> str:
+def markdown(sections: dict[str, Section], description: dict[str, str]) -> str:
     told = "\n".join(f"- {key}: {value}" for key, value in description.items())
-    rows = "\n".join(f"| {line.what} | {line.value} | {line.target} |" for line in lines)
+    tables = []
+    for name, section in sections.items():
+        rows = "\n".join(f"| {line.what} | {line.value} | {line.target} |" for line in section.lines)
+        tables.append(
+            f"## {name}\n\n`{section.command}`, {section.date}\n\n"
+            f"| What | Measured | Target |\n| --- | --- | --- |\n{rows}\n"
+        )
     return (
         "# Speed, measured\n\n"
-        f"Made by `{command}`; what each line means is said in `benchmarks/speed.py`. Medians of the rounds, with the "
-        "least and the most in brackets; warm-up is not measured.\n\n"
-        f"{told}\n\n| What | Measured | Target |\n| --- | --- | --- |\n{rows}\n"
+        "`make bench` measures all of it; what each line means is said in `benchmarks/speed.py`. Medians of the "
+        "rounds, with the least and the most in brackets; warm-up is not measured.\n\n"
+        f"{told}\n\n" + "\n".join(tables)
     )
 
 
@@ -367,10 +419,13 @@ def main() -> None:
     arguments.add_argument("--rounds", type=int, default=3)
     arguments.add_argument("--out", type=Path, default=Path("docs/speed"))
     arguments.add_argument("--photos", type=Path, help="real photographs, for `accuracy` and `overhead`")
-    arguments.add_argument("--images", type=int, default=100_000, help="of `search` and `rerun`")
+    arguments.add_argument(
+        "--images", type=int, default=100_000, help="of `search` and `rerun`; `soak` takes half"
+    )
     options = arguments.parse_args()
     saved = options.out.with_suffix(".json")
-    sections = json.loads(saved.read_text())["sections"] if saved.exists() else {}
+    known = json.loads(saved.read_text())["sections"] if saved.exists() else {}
+    sections = {name: Section.from_dict(found) for name, found in known.items()}
     if not PEERS.exists():
         print("There is no .venv-peers: the peers' columns stay empty. `make bench` makes it.")
     with tempfile.TemporaryDirectory() as name:
@@ -379,18 +434,25 @@ def main() -> None:
         for section in options.only:
             bench.lines = []
             SECTIONS[section](bench)
-            sections[section] = [asdict(line) for line in bench.lines]
+            command = f"python -m benchmarks.speed --only {section} --rounds {options.rounds}"
+            command += (
+                "" if options.images == arguments.get_default("images") else f" --images {options.images}"
+            )
+            command += f" --photos {options.photos.name}" if options.photos else ""
+            sections[section] = Section(command, date.today().isoformat(), bench.lines)
             # After each, so that nothing is lost when a long run is stopped.
             _save(options.out, sections)
 
 
-def _save(out: Path, sections: dict[str, list[dict[str, str]]]) -> None:
+def _save(out: Path, sections: dict[str, Section]) -> None:
     description = machine()
     ordered = {name: sections[name] for name in SECTIONS if name in sections}
-    content = {"machine": description, "sections": ordered}
+    content = {
+        "machine": description,
+        "sections": {name: asdict(section) for name, section in ordered.items()},
+    }
     out.with_suffix(".json").write_text(json.dumps(content, indent=2) + "\n")
-    lines = [Line(**line) for found in ordered.values() for line in found]
-    out.with_suffix(".md").write_text(markdown(lines, description, "make bench"))
+    out.with_suffix(".md").write_text(markdown(ordered, description))
 
 
 if __name__ == "__main__":

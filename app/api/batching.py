@@ -43,9 +43,8 @@ class TextBatcher:
         self._on_batch = on_batch
         self._waiting: deque[_Request] = deque()
         self._task: asyncio.Task[None] | None = None
-        self._limiter = CapacityLimiter(
-            1
-        )  # of its own: searches that hold all threads must not hold up the next
+        # Of its own: searches that hold all threads must not hold up the next.
+        self._limiter = CapacityLimiter(1)
 
     async def embed(self, library: Library, texts: Sequence[str]) -> None:
         """Have a library remember the vectors of texts.

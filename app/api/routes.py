@@ -19,8 +19,9 @@ from app.thumbnails import thumbnail
 from search import QueryError
 from search.grouping import Kind  # noqa: TC001  (FastAPI reads it)
 from search.ordering import Order  # noqa: TC001  (Pydantic reads it)
-from search.query import MAXIMUM_CHARACTERS, ImagePath, parse, texts_of
+from search.query import LARGEST_ID, MAXIMUM_CHARACTERS, ImagePath, expand, parse, texts_of
 from search.query import Query as Parsed
+from search.saved import SavedQueries
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
 MAXIMUM_HITS = 1000
 MAXIMUM_MARKED = 100
 """Of images marked as right or wrong; each is a term of the query."""
-LARGEST_ID = 2**63 - 1
 LONGEST_PAGE = 10_000
 """Characters; the name of a file may be in it."""
 UPLOAD_NAME = "picture"
@@ -240,12 +240,12 @@ def _answer(
 
 
 def _checked(text: str) -> Parsed:
-    """A query without paths: they would be read on the server's disk, outside the library.
+    """A query without paths, saved queries put in: paths would be read on the server's disk, outside the library.
 
     Raises:
         QueryError: The query names a path, or is none.
     """
-    query = parse(text)
+    query = expand(parse(text), SavedQueries().get)
     for term in query.terms:
         if isinstance(term.target, ImagePath):
             raise QueryError(

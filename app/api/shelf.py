@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from app.api.metrics import Metrics
     from model import Encoder, ModelIdentity
-    from search.library import QueryEncoder
+    from search.embedding import QueryEncoder
 
     Answer = TypeVar("Answer")
 
@@ -82,9 +82,8 @@ class Shelf:
         library = self._library
         if library.reader.model is not None:
             library.search("warm up", k=1)
-            for (
-                text
-            ) in _USUAL_TEXTS:  # a batch is another program than a single text, and a longer one as well
+            # A batch is another program than a single text, and a longer text as well.
+            for text in _USUAL_TEXTS:
                 for many in TEXT_BATCHES:
                     library.encoder.encode_texts([text] * many)
 
@@ -113,13 +112,12 @@ class Shelf:
 
     def _look(self) -> None:
         folder = self._folder_identity()
-        model = self._library.reader.model
         if folder == self._folder:
-            try:
+            has_changed = True
+            with suppress(ModelMismatchError):
                 has_changed = self._library.refresh()
-            except ModelMismatchError:
-                has_changed = True
-            if self._library.reader.model == model:
+            # Not what it was a moment ago: a model that could not be loaded then is still to be loaded now.
+            if self._library.reader.model == self._model:
                 if has_changed:
                     self._changed()
                 return
@@ -138,6 +136,7 @@ class Shelf:
         with open_reader(self._path) as reader:
             identity = reader.model
         library = Library.open(self._path, None if identity is None else self._encoder(identity, previous))
+        self._model = library.reader.model
         self._metrics.images.set(len(library.reader))
         return library
 

@@ -93,7 +93,7 @@ class _Slot:
             self._pool = DecodePool(preprocessor, self._limits, workers=1)
             self._preprocessor = preprocessor
         task = next(self._tasks)
-        self._pool.submit(task, str(path))
+        self._pool.submit(task, str(path), may_be_heavy=True)  # within limits of its own
         while True:
             for answer in self._pool.collect(timeout_seconds=1.0):
                 if answer.task != task:

@@ -1,7 +1,7 @@
 """Near copies among the pictures that are shown: told apart from pictures that are merely alike.
 
 `Library.answer(fold=True)` looks through all hits of a query; here only those that are shown are looked through,
-and only pairs whose vectors are closer than nearly all others, so that a grid never waits for files to be decoded.
+and only pairs whose vectors are closer than nearly all others, by fingerprints that indexing made.
 """
 
 from __future__ import annotations
@@ -10,11 +10,12 @@ import threading
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from search.grouping import Comparison, Limits, fold_near_duplicates, limits_of
+from search.grouping import Comparison, Limits, fold_near_duplicates, limits_of, recall_fingerprints
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from indexer import ImageRecord
     from search import Hit, Library
     from search.grouping import Fingerprints
 
@@ -29,8 +30,9 @@ _fingerprints: Fingerprints = {}
 _learnt: tuple[object, Limits] | None = None
 
 
-def comparison_of(library: Library, state: object) -> Comparison:
-    """Return what decides on pairs of pictures of a library; `state` is another one when it has changed."""
+def comparison_of(library: Library, state: object, records: Sequence[ImageRecord]) -> Comparison:
+    """Return what decides on pairs of these pictures of a library; `state` is another one when it has changed."""
+    recall_fingerprints(library.reader, records, _fingerprints)
     return Comparison(_limits(library, state), _fingerprints)
 
 
@@ -41,8 +43,10 @@ def folded(library: Library, state: object, hits: Sequence[Hit]) -> tuple[Hit, .
         return tuple(hits)
     ids = [hit.id for hit in looked_at]
     close = _limits(library, state).close
+    records = library.reader.images(ids)
+    recall_fingerprints(library.reader, records, _fingerprints)
     groups = fold_near_duplicates(
-        library.reader.images(ids),
+        records,
         library.reader.vectors(ids),
         Comparison(Limits(close, close), _fingerprints),
     )

@@ -68,7 +68,8 @@ def _show_dates(facets: Facets, query: str) -> None:
     until = min((each.until for each in made if each.until), default=None)
     # Where the other filters leave nothing, what was chosen stays to be seen and changed.
     bounds = sorted(f"{moment:%Y-%m}" for moment in (since, until) if moment)
-    months = all_months(list(facets.months) or bounds)
+    # Nobody has pictures of the last year there is; a camera without a clock may say so.
+    months = all_months([month for month in list(facets.months) or bounds if month < "9999"])
     if len(months) < 2:
         return
     first = sum(month < f"{since:%Y-%m}" for month in months) if since else 0

@@ -9,10 +9,15 @@ from typing import TYPE_CHECKING, NoReturn
 import streamlit as st
 
 from app.failures import explain
+from app.hosts import is_loopback
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+OTHERS_LOOK_ON = (
+    "Others can reach this app, so it shows the library and changes nothing: folders are added, and the model is "
+    "chosen, where it is opened for this machine alone."
+)
 DEFECT = "Something in Imago failed; the terminal that runs it has the details."
 
 
@@ -29,6 +34,12 @@ def guarded(page: Callable[[], None]) -> Callable[[], None]:
     # Streamlit tells pages apart by the name of their function.
     show.__name__ = show.__qualname__ = page.__module__.rpartition(".")[2]
     return show
+
+
+def is_open_to_others() -> bool:
+    """Return whether other machines reach this app: whoever does may look, but not read or change what is beside."""
+    host: str | None = st.get_option("server.address")
+    return host is not None and not is_loopback(host)
 
 
 def open_search(query_params: dict[str, str]) -> NoReturn:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import streamlit as st
 
-from app.browser.frame import plain
+from app.browser.frame import OTHERS_LOOK_ON, is_open_to_others, plain
 from app.browser.indexing_job import job
 from app.browser.indexing_panel import show_folder_form, show_job, start_indexing, watch_job
 from app.browser.shelf import current_library, library_path, library_place
@@ -43,21 +43,24 @@ def show() -> None:
     for notice in status.notices:
         st.warning(plain(shown(notice)), icon=":material/warning:")
     is_served = is_address(library_place())
-    if not is_served:
+    is_read_only = is_served or is_open_to_others()
+    if not is_read_only:
         show_job(path)
     st.header("Folders")
-    show_folders(status, None if is_served else path)
+    show_folders(status, None if is_read_only else path)
     if is_served:
         st.caption(
             "This library is served from elsewhere: it is indexed and published where its folders are."
         )
+    elif is_read_only:
+        st.caption(OTHERS_LOOK_ON)
     else:
         show_folder_form(path, label="Add")
-    if status.failed and not is_served:
+    if status.failed and not is_read_only:
         st.header("Files that could not be read")
         show_failures(reader.failures(), path)
     st.header("Model")
-    show_model(status, None if is_served else path)
+    show_model(status, None if is_read_only else path)
     st.caption(f"The library lies in {plain(shown(library_place()))}")
 
 

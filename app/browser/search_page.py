@@ -12,7 +12,7 @@ from app.browser import address, components, copies
 from app.browser.columns import columns_of
 from app.browser.facets import Question, counter
 from app.browser.filters_panel import show_filters
-from app.browser.frame import complain, plain
+from app.browser.frame import complain, is_open_to_others, plain
 from app.browser.maps import maps
 from app.browser.query_edit import only_first_term, parsed, without_filters
 from app.browser.shelf import current_library, library_path, library_state
@@ -23,7 +23,7 @@ from indexer.errors import ImageGoneError, LibraryNotFoundError
 from indexer.filters import CameraContains, InFolder
 from search import Hit, QueryError, SearchError
 from search.library import Answer
-from search.query import ImageUpload, Query, Text, format_query, parse
+from search.query import ImagePath, ImageUpload, Query, Text, expand, format_query, parse
 from search.saved import SavedQueries
 
 if TYPE_CHECKING:
@@ -165,6 +165,8 @@ def wanted_hits(query: str) -> int:
 def search(library: Library, query: str, count: int, among: NDArray[np.int64] | None = None) -> Answer:
     """Return the answer to a query text, with the order and the cut that the address asks for."""
     understood = parsed(query)
+    if is_open_to_others():
+        _refuse_paths(understood)
     names = [term.target.name for term in understood.terms if isinstance(term.target, ImageUpload)]
     pictures = {name: uploads.get(name) for name in names}
     gone = [name for name, data in pictures.items() if data is None]
@@ -184,11 +186,21 @@ def search(library: Library, query: str, count: int, among: NDArray[np.int64] | 
     return answer
 
 
+def _refuse_paths(query: Query) -> None:
+    """Refuse what would be read outside the library for somebody at another machine."""
+    if any(isinstance(term.target, ImagePath) for term in expand(query, SavedQueries().get).terms):
+        raise QueryError(
+            "Others can reach this app, so it reads no paths, which would be this machine's: choose the picture with "
+            "the button instead, or put the words in quotes.",
+            query=query.source,
+        )
+
+
 def find_copies(library: Library, image_id: int) -> Answer:
     """Return a picture and its near-duplicates, most alike first."""
     hits = library.similar(image_id, COPIES_LOOKED_AT)
     itself, *records = library.reader.images([image_id, *(hit.id for hit in hits)])
-    comparison = copies.comparison_of(library, library_state())
+    comparison = copies.comparison_of(library, library_state(), [itself, *records])
     near = [
         hit
         for hit, record in zip(hits, records, strict=True)
@@ -390,10 +402,11 @@ def show_nothing(query: str, answer: Answer) -> None:
 
 def take_more() -> None:
     """Show more hits of this query from now on."""
-    shown_now = st.session_state.results.more
-    if isinstance(shown_now, int) and shown_now > 0:
-        # Only the last query's: a session must not grow with every query that it was asked.
-        st.session_state.scrolled = {address.query_text(): min(shown_now * 4, MOST_HITS)}
+    if st.session_state.results.more:
+        query = address.query_text()
+        # Of hits, not of the tiles that near copies were folded into. Only the last query's: a session must not grow
+        # with every query that it was asked.
+        st.session_state.scrolled = {query: min(wanted_hits(query) * 4, MOST_HITS)}
 
 
 def take_action() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import re
 import socket
@@ -17,6 +16,7 @@ from starlette.responses import PlainTextResponse
 
 from app.browser.pictures import picture_routes
 from app.browser.shelf import warm_up
+from app.hosts import is_loopback
 from indexer.reading import is_address
 
 if TYPE_CHECKING:
@@ -55,9 +55,11 @@ def serve(library_path: Path | str, *, host: str, port: int, open_browser: bool)
     path = library_path if is_address(library_path) else Path(library_path).absolute()
     os.environ["IMAGO_LIBRARY"] = str(path)
     click.echo(f"Imago: http://{_in_url(host)}:{port} (Ctrl-C ends it)", err=True)
-    if not _is_loopback(host):
+    if not is_loopback(host):
         click.echo(
-            "Whoever can reach this address can see these pictures: nobody is asked for a password.", err=True
+            "Whoever can reach this address can see these pictures: nobody is asked for a password. Folders can be "
+            "added, and files outside the library searched with, only where Imago listens on this machine alone.",
+            err=True,
         )
     if open_browser:
         webbrowser.open(f"http://{_in_url(host)}:{port}")
@@ -82,7 +84,7 @@ def serve(library_path: Path | str, *, host: str, port: int, open_browser: bool)
 
 def browser_app(library_path: Path | str, *, host: str) -> st.App:
     """Return the ASGI application: pages, and below `/pictures` and `/uploads` what they show."""
-    middleware = [Middleware(OwnNameOnly, host=host)] if _is_loopback(host) else []
+    middleware = [Middleware(OwnNameOnly, host=host)] if is_loopback(host) else []
     return st.App(PAGE, routes=picture_routes(library_path), middleware=middleware)
 
 
@@ -105,15 +107,6 @@ class OwnNameOnly:
                 await PlainTextResponse("Open Imago under its own address.", 400)(scope, receive, send)
                 return
         await self._app(scope, receive, send)
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _check_address(host: str, port: int) -> None:

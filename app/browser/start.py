@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import streamlit as st
 
-from app.browser.frame import plain
+from app.browser.frame import OTHERS_LOOK_ON, is_open_to_others, plain
 from app.browser.indexing_job import job
 from app.browser.indexing_panel import show_folder_form, show_job
 from app.browser.wording import shown
@@ -24,6 +24,9 @@ def show_start(library_path: Path) -> None:
             "Choose a folder of pictures. Imago looks at each one once, on this machine alone, and then finds "
             "them by words, by another picture, or by both. Your files stay where they are, unchanged."
         )
+        if is_open_to_others():
+            st.info(OTHERS_LOOK_ON)
+            return
         if job.state is None or not job.state.is_running:
             show_folder_form(library_path, label="Index")
         show_job(library_path)

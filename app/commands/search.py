@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from search import Answer, Hit
     from search.ordering import Order
 
+_IMAGE_ID = click.IntRange(1, 2**63 - 1)
+
 FORMATS = ("text", "paths", "json", "jsonl", "csv")
 
 
@@ -66,9 +68,9 @@ def answer_options(command: Callable[..., None]) -> Callable[..., None]:
 @click.option("--fold", is_flag=True, help="Fold near-duplicates into the best of them.")
 @click.option("--why", is_flag=True, help="Tell what each term of the query adds to each hit.")
 @click.option(
-    "--more-like", type=int, multiple=True, metavar="ID", help="Move the query towards this picture."
+    "--more-like", type=_IMAGE_ID, multiple=True, metavar="ID", help="Move the query towards this picture."
 )
-@click.option("--less-like", type=int, multiple=True, metavar="ID", help="Move it away from this one.")
+@click.option("--less-like", type=_IMAGE_ID, multiple=True, metavar="ID", help="Move it away from this one.")
 @click.option("--allow-urls", is_flag=True, help="Let the query name pictures on the web, and fetch them.")
 def search(
     query: str,
@@ -111,7 +113,8 @@ def search(
             less_like=less_like,
         )
         notices = library.reader.notices
-    _show(answer, notices, query, library_path, **presentation)
+    columns = [name for name, is_asked in (("folded", fold), ("why", why)) if is_asked]
+    _show(answer, notices, query, library_path, columns=columns, **presentation)
 
 
 @click.command()
@@ -137,6 +140,7 @@ def _show(
     query: str,
     library_path: Path | str,
     *,
+    columns: Sequence[str] = (),
     form: str,
     nul: bool,
     pictures: bool,
@@ -154,7 +158,8 @@ def _show(
     elif form == "jsonl":
         export.write_json_lines(map(output.hit_as_dict, hits), sys.stdout.buffer)
     elif form == "csv":
-        export.write_csv(map(output.hit_as_dict, hits), sys.stdout.buffer)
+        records = (output.hit_as_dict(hit, with_empty=columns) for hit in hits)
+        export.write_csv(records, sys.stdout.buffer)
     elif pictures:
         _show_pictures(hits, library_path)
     else:

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 from PIL import Image
+from tower import export
 
 SIDE = 224
 BATCH = 32
@@ -40,7 +41,7 @@ def main() -> None:
     options = arguments.parse_args()
     files = sorted(options.folder.rglob("*.jpg"))
     session = onnxruntime.InferenceSession(
-        str(options.checkpoint / "vision.onnx"), providers=["CPUExecutionProvider"]
+        str(export(options.checkpoint)), providers=["CPUExecutionProvider"]
     )
     started = time.perf_counter()
     for start in range(0, len(files), BATCH):

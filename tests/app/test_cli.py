@@ -1,5 +1,6 @@
 """The `imago` command, over real folders, a real library and the model in the package."""
 
+import csv
 import json
 import os
 import re
@@ -160,6 +161,25 @@ def test_hits_for_pipes(run: Run, pictures: Path, tmp_path: Path) -> None:
     copied = run("search", "a dog", "-n", "2", "--copy-to", tmp_path / "found")
     assert copied.exit_code == 0
     assert {path.name for path in (tmp_path / "found").iterdir()} == {Path(path).name for path in paths[:2]}
+
+
+def test_tables_have_the_columns_that_were_asked_for(
+    run: Run, pictures: Path, draw_picture: Callable[[int], Image.Image]
+) -> None:
+    draw_picture(1).resize((640, 480)).save(pictures / "1-large.png")
+    run("index", pictures)
+    table = run("search", "a dog", "--fold", "--why", "--format", "csv").out.splitlines()
+    assert table[0].endswith(",folded,why")
+    folded = [row["folded"] for row in csv.DictReader(table)]
+    assert sorted(len(json.loads(ids)) for ids in folded) == [0, 0, 0, 0, 0, 1]
+
+
+@pytest.mark.parametrize("number", ["0", "-1", "99999999999999999999"])
+def test_a_picture_that_cannot_be_is_refused(run: Run, pictures: Path, number: str) -> None:
+    run("index", pictures)
+    refused = run("search", "a dog", "--more-like", number)
+    assert refused.exit_code == 2
+    assert "--more-like" in refused.err
 
 
 def test_duplicates_name_every_file(run: Run, pictures: Path) -> None:

@@ -380,7 +380,7 @@ class ExploreMap {
   setLasso(isLasso) {
     this.isLasso = isLasso;
     this.lassoButton.setAttribute("aria-pressed", String(isLasso));
-    this.canvas.classList.toggle("drawing", isLasso);
+    this.stage.classList.toggle("drawing", isLasso);
   }
 
   onDown(event) {

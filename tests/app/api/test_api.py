@@ -15,6 +15,7 @@ from starlette.testclient import TestClient
 
 from indexer import LibraryReader, index_folders
 from model import Encoder
+from search.saved import SavedQueries
 
 Connect = Callable[..., TestClient]
 Draw = Callable[[int], Image.Image]
@@ -402,3 +403,17 @@ def test_other_methods_and_addresses_are_problems(client: TestClient) -> None:
         assert response.headers.get("allow") == allowed
         assert response.headers["content-type"] == "application/problem+json"
         assert "/docs" in response.json()["detail"]
+
+
+def test_a_saved_query_opens_no_way_to_paths(
+    client: TestClient, indexed: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("IMAGO_QUERIES", str(tmp_path / "queries.json"))
+    saved = SavedQueries()
+    saved.save("mine", f'"{indexed[1] / "0.png"}" + dog')
+    saved.save("dogs", "a dog")
+    refused = client.get("/v1/search", params={"q": "cat + @mine"})
+    assert (refused.status_code, refused.json()["code"]) == (400, "bad_query")
+    assert "Paths are not read here" in refused.json()["detail"]
+    assert str(indexed[1]) not in refused.text
+    assert client.get("/v1/search", params={"q": "@dogs"}).status_code == 200

@@ -129,6 +129,12 @@ def test_uploads_have_limits_of_bytes_and_pixels(connect: Connect, indexed: tupl
     assert fine.status_code == 200
 
 
+def test_a_picture_of_a_good_camera_may_be_uploaded(client: TestClient) -> None:
+    # Indexing decodes such pictures one at a time, for their memory; here its limits alone count.
+    large = as_bytes(Image.new("L", (9000, 5000)))
+    assert client.post("/v1/similar", files={"picture": ("x.png", large)}).status_code == 200
+
+
 @pytest.mark.skipif(os.name != "posix", reason="stops a process with a POSIX signal")
 def test_a_decoder_that_takes_too_long_is_ended(tmp_path: Path, starter: Encoder) -> None:
     small = as_bytes(Image.new("L", (8, 8)))

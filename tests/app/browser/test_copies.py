@@ -38,6 +38,19 @@ def test_near_copies_are_folded_into_the_first(doubled: Path) -> None:
     assert copies.folded(library, object(), []) == ()
 
 
+def test_copies_are_known_by_what_indexing_found(doubled: Path, tmp_path: Path) -> None:
+    library = current_library()
+    records = library.reader.images(library.reader.ids())
+    copies._fingerprints.clear()
+    for record in records:
+        record.path.unlink()  # a disk that is away, or slow
+    hits = [Hit(record.path, 0.5, record.id) for record in records]
+    assert len(copies.folded(library, object(), hits)) == 2
+    comparison = copies.comparison_of(library, object(), records)
+    large, small = (record for record in records if record.path.name != "other.png")
+    assert comparison.is_near(large, small, 0.99)
+
+
 def test_counts_are_kept_for_a_state_and_renewed_for_another(use_gallery: Path) -> None:
     counter, library = facets.FacetCounter(), current_library()
     counted, is_current = counter.of(library, 1)

@@ -278,3 +278,22 @@ def test_progress_is_told_in_words(
     job._take(json.dumps({"progress": line}))
     assert job.state is not None
     assert indexing_panel._told(job.state) == expected
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "127.0.0.1", "::1"])
+def test_only_this_machine_adds_folders_and_changes_the_model(
+    job: IndexingJob, pictures: Path, own_library: Path, monkeypatch: pytest.MonkeyPatch, host: str
+) -> None:
+    may_change = host != "0.0.0.0"
+    monkeypatch.setattr("app.browser.frame.st.get_option", {"server.address": host}.get)
+    page = open_page()
+    assert bool(page.text_input) is may_change  # before there is a library
+    index_folders(own_library, [pictures], Encoder.load("starter"), workers=1)
+    page = open_page()
+    assert page.title[0].value == "Library"
+    assert bool(page.text_input) is may_change
+    assert bool(page.button) is may_change
+    assert (
+        any("shows the library and changes nothing" in caption.value for caption in page.caption)
+        is not may_change
+    )

@@ -3,6 +3,7 @@
 import hashlib
 import shutil
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
@@ -13,6 +14,7 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.testclient import TestClient
 
+from app import thumbnails
 from app.browser import uploads as uploads_module
 from app.browser.maps import points_of
 from app.browser.pictures import picture_routes, place_of
@@ -227,3 +229,30 @@ def test_a_map_is_served_by_its_name(client: TestClient, indexed_gallery: Path) 
     assert answer.headers["x-content-type-options"] == "nosniff"
     assert client.get("/maps/000000000000-7.bin").status_code == 404
     assert client.get("/maps/..%2F..%2Fsecret-7.bin").status_code == 404
+
+
+def test_heavy_pictures_are_decoded_one_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Image.new("L", (9000, 5000)).save(tmp_path / "scan.png")
+    file = thumbnails.read_unchanged(
+        tmp_path / "scan.png", hashlib.sha256((tmp_path / "scan.png").read_bytes()).hexdigest()
+    )
+    assert file is not None
+    at_once, most = 0, 0
+    decode = thumbnails.decode
+
+    def watched(*arguments, may_be_heavy=True):
+        nonlocal at_once, most
+        if not may_be_heavy:
+            return decode(*arguments, may_be_heavy=False)
+        at_once += 1
+        most = max(most, at_once)
+        try:
+            return decode(*arguments)
+        finally:
+            at_once -= 1
+
+    monkeypatch.setattr(thumbnails, "decode", watched)
+    with ThreadPoolExecutor(4) as pool:
+        made = list(pool.map(lambda _: thumbnails.render(file, 64, "WEBP"), range(4)))
+    assert all(made)
+    assert most == 1

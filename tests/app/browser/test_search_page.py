@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -90,6 +91,29 @@ def test_without_a_query_the_pictures_added_last_are_shown(find: Find, component
     assert len(results["ids"]) == 12
     assert "12 pictures" in page.caption[0].value
     assert asked == []
+
+
+def test_more_hits_are_asked_for_than_before_however_few_tiles_they_fold_into(
+    use_gallery: Path,
+) -> None:
+    def take_more() -> None:
+        import streamlit as st
+
+        from app.browser import search_page
+
+        st.session_state.results = st.session_state.more_of_results
+        search_page.take_more()
+
+    asked = []
+    scrolled: dict[str, int] = {}
+    for _ in range(3):
+        more = AppTest.from_function(take_more, default_timeout=60)
+        more.query_params["q"] = "a red car"
+        more.session_state["more_of_results"] = SimpleNamespace(more=7)
+        more.session_state["scrolled"] = scrolled
+        scrolled = more.run().session_state["scrolled"]
+        asked.append(scrolled["a red car"])
+    assert asked == [800, 3200, 10_000]
 
 
 def test_the_query_of_the_address_is_answered(find: Find, component: Component) -> None:
@@ -301,3 +325,10 @@ def test_a_hit_without_probability_shows_its_score_as_bar() -> None:
     assert search_page.share_of(hit) == 0.3
     assert search_page.share_of(replace(hit, score=-0.2)) == 0
     assert search_page.share_of(replace(hit, probability=0.9)) == 0.9
+
+
+def test_for_others_no_path_is_read(use_gallery: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.browser.frame.st.get_option", {"server.address": "0.0.0.0"}.get)
+    page = open_page(q="/etc/hosts.png")
+    assert "it reads no paths" in page.error[0].value
+    assert open_page(q="id:1").error == []
