@@ -1,9 +1,11 @@
 """How many images a second our vision tower takes, and texts its text tower: prints one JSON object.
 
-    .venv/bin/python -m benchmarks.tower MODEL [--precision auto] [--batch 32] [--calls 8] [--peak-tflops 989]
+    .venv/bin/python -m benchmarks.tower MODEL [--texts] [--precision auto] [--batch N] [--calls 8] [--peak-tflops 989]
 
-With --peak-tflops, what the accelerator could do at most in that precision, also the share of it that the tower uses:
-twice the multiplications of its matrix products, against the clock. Compiling and two calls are not measured.
+The batch is what `imago index` gives the tower at a time. With --texts, the text tower is measured instead, in a
+process that has done nothing else, as a search is. With --peak-tflops, what the accelerator could do at most in that
+precision, also the share of it that the tower uses: twice the multiplications of its matrix products against the clock.
+Compiling and two calls are not measured.
 """
 
 from __future__ import annotations
@@ -56,30 +58,34 @@ def main() -> None:
     )
     arguments.add_argument("model")
     arguments.add_argument("--precision", default="auto")
-    arguments.add_argument("--batch", type=int, default=32)
+    arguments.add_argument("--batch", type=int)
+    arguments.add_argument("--texts", action="store_true", help="measure the text tower, not the images'")
     arguments.add_argument("--calls", type=int, default=8)
     arguments.add_argument("--peak-tflops", type=float)
     options = arguments.parse_args()
-    keep_freed_memory()  # as `imago index` does
+    found = measure_texts(options) if options.texts else measure_images(options)
+    print(json.dumps(found))
+
+
+def measure_texts(options: argparse.Namespace) -> dict[str, object]:
     encoder = Encoder.load(options.model, precision=options.precision)
-    side = encoder.preprocessor.input_height_pixels
-    pixels = np.random.default_rng(0).integers(0, 256, (options.batch, side, side, 3), dtype=np.uint8)
-    images = options.batch / statistics.median(
-        seconds_of(lambda _: encoder.encode_pixels(pixels), options.calls)
-    )
-    texts = seconds_of(
+    seconds = seconds_of(
         lambda number: encoder.encode_texts([QUERIES[number % len(QUERIES)]]), 10 * options.calls
     )
-    found = {
-        "precision": encoder.precision,
-        "images_per_second": images,
-        "text_p50_ms": 1000 * statistics.median(texts),
-    }
+    return {"precision": encoder.precision, "text_p50_ms": 1000 * statistics.median(seconds)}
+
+
+def measure_images(options: argparse.Namespace) -> dict[str, object]:
+    keep_freed_memory()  # as `imago index` does
+    encoder = Encoder.load(options.model, precision=options.precision)
+    side, batch = encoder.preprocessor.input_height_pixels, options.batch or encoder.batch_size
+    pixels = np.random.default_rng(0).integers(0, 256, (batch, side, side, 3), dtype=np.uint8)
+    images = batch / statistics.median(seconds_of(lambda _: encoder.encode_pixels(pixels), options.calls))
+    found = {"precision": encoder.precision, "batch": batch, "images_per_second": images}
     if options.peak_tflops:
         settings = json.loads((find_model(options.model).folder / "config.json").read_text())
-        flops = images * tower_flops(settings, side)
-        found["flop_utilisation"] = flops / (options.peak_tflops * 1e12)
-    print(json.dumps(found))
+        found["flop_utilisation"] = images * tower_flops(settings, side) / (options.peak_tflops * 1e12)
+    return found
 
 
 if __name__ == "__main__":

@@ -19,7 +19,14 @@ from model import cache
 from model.errors import CheckpointError, ModelInputError
 from model.families import describe, without_labels
 from model.identity import PREPROCESSING_VERSION, ModelIdentity, fingerprint_of_settings
-from model.machine import PrecisionChoice, backend, best_precision, device_count, forced_precision
+from model.machine import (
+    PrecisionChoice,
+    backend,
+    best_precision,
+    core_count,
+    device_count,
+    forced_precision,
+)
 from model.registry import find_model
 from model.tokenizer import TextCleaning, TextTokenizer, clip_tokenizer, read_tokenizer_settings
 from model.towers import Tower
@@ -43,9 +50,11 @@ _SHORT_TEXT_LENGTHS = (8, 16, 32, 64, 128)
 TEXT_BATCHES = (32, 16, 4, 1)
 _WORTH_FILLING = 0.75
 
-# On a CPU small batches stay in its cache and beat large ones; a GPU wants to be filled.
-_IMAGES_PER_BATCH_CPU = 16
-_IMAGES_PER_BATCH_GPU = 256
+# On a CPU small batches stay in a core's cache and beat large ones; a GPU wants to be filled.
+_IMAGES_PER_CALL_CPU = 8
+_IMAGES_PER_CALL_GPU = 256
+# Of several calls a core that is disturbed makes fewer; of one each all would wait for it.
+_CALLS_PER_CORE = 2
 
 
 class Encoder:
@@ -71,10 +80,10 @@ class Encoder:
 
         Args:
             name: An alias (`starter`, `clip`, ...), a local folder, or a hub id.
-            precision: In which numbers the products are computed: "float32", "bfloat16" or "float16". None
-                leaves it to IMAGO_PRECISION, then to the machine: bfloat16 where the processor has
-                instructions for it, else float32. Vectors of the same picture or text in bfloat16 and float32 have a
-                cosine of at least 0.999, so a library may mix them.
+            precision: In which numbers the products are computed: "float32", "bfloat16", "float16" or "int8". None
+                leaves it to IMAGO_PRECISION, then to the machine: int8 or bfloat16 where the processor has
+                instructions for it, else float32. Vectors of the same picture or text in any of them have a cosine of
+                at least 0.999 to those in float32, so a library may mix them.
 
         Raises:
             ModelNotFoundError: If there is no such model, or it cannot be fetched.
@@ -122,7 +131,12 @@ class Encoder:
     @cached_property
     def batch_size(self) -> int:
         """How many pictures at a time this machine encodes fastest."""
-        return _IMAGES_PER_BATCH_CPU if backend() == "cpu" else _IMAGES_PER_BATCH_GPU * device_count()
+        calls = _CALLS_PER_CORE * core_count() if backend() == "cpu" else 1
+        return calls * self._images_per_call
+
+    @cached_property
+    def _images_per_call(self) -> int:
+        return _IMAGES_PER_CALL_CPU if backend() == "cpu" else _IMAGES_PER_CALL_GPU * device_count()
 
     @property
     def precision(self) -> str:
@@ -266,11 +280,14 @@ class Encoder:
         vectors = np.empty((len(pixels), self.dimension), dtype=np.float32)
         if not len(pixels):
             return vectors
-        tower = self._get_vision_tower()
-        for some in _batches(range(len(pixels)), self.batch_size):
-            piece = pixels[some[0] : some[-1] + 1]
-            padded = _padded_rows(len(some), self.batch_size)
-            vectors[some[0] : some[-1] + 1] = tower(_with_rows(piece, padded))[: len(some)]
+        tower, size = self._get_vision_tower(), self._images_per_call
+        if len(pixels) == 1:
+            vectors[:] = tower(pixels)
+            return _checked(vectors)
+        starts = range(0, len(pixels), size)
+        answers = tower.map([(_with_rows(pixels[start : start + size], size),) for start in starts])
+        for start, answer in zip(starts, answers, strict=True):
+            vectors[start : start + size] = answer[: len(pixels) - start]
         return _checked(vectors)
 
     @cached_property
@@ -315,7 +332,9 @@ class Encoder:
     def _get_text_tower(self) -> Tower:
         with self._lock:
             if self._text_tower is None:
-                self._text_tower = _text_tower(self._description, self.precision)
+                # A query's time goes into reading the weights, and rounding them at each start would cost more.
+                precision = "bfloat16" if self.precision == "int8" else self.precision
+                self._text_tower = _text_tower(self._description, precision)
             return self._text_tower
 
     def _get_vision_tower(self) -> Tower:
@@ -334,17 +353,19 @@ def _text_tower(description: CheckpointDescription, precision: str) -> Tower:
 
 
 def _vision_tower(description: CheckpointDescription, precision: str) -> Tower:
-    # One product and one sum per value, folded from the table's two ends in double precision.
-    table = description.preprocessor.normalization_table.astype(np.float64)
-    scale = ((table[255] - table[0]) / 255).astype(np.float32).reshape(1, 1, 1, 3)
-    offset = table[0].astype(np.float32).reshape(1, 1, 1, 3)
+    scale, offset = (np.reshape(values, (1, 1, 1, 3)) for values in description.preprocessor.normalization)
 
     def run(model: Any, pixels: jax.Array) -> jax.Array:
-        values = pixels.astype(np.float32) * scale + offset
+        from model.int8 import takes_pixels_as_they_are
+
+        values = pixels.astype(np.float32)
+        if not takes_pixels_as_they_are(model):
+            values = values * scale + offset
         features: jax.Array = getattr(model(values.transpose(0, 3, 1, 2)), description.vision_tower.output)
         return features
 
-    return Tower(description, description.vision_tower, precision, run)
+    cores = core_count() if backend() == "cpu" else 1
+    return Tower(description, description.vision_tower, precision, run, cores=cores)
 
 
 def _tokenizer_files(folder: Path) -> list[str]:
@@ -368,10 +389,6 @@ def _text_batches(rows: Sequence[int]) -> Iterator[tuple[Sequence[int], int]]:
         )
         yield rows[start : start + size], size
         start += size
-
-
-def _padded_rows(count: int, full: int) -> int:
-    return 1 if count == 1 else full
 
 
 def _with_rows(array: npt.NDArray[Any], rows: int) -> npt.NDArray[Any]:

@@ -305,6 +305,15 @@ class Embedding(nnx.Module):
         return jnp.take(self.embedding[...], indices, axis=0, mode="clip").astype(jnp.float32)
 
 
+def patches_of(images: jax.Array, patch_height: int, patch_width: int) -> jax.Array:
+    """Cut (batch, height, width, channels) into (batch, patches, values), row by row, without what fills no patch."""
+    batch, height, width, channels = images.shape
+    rows, columns = height // patch_height, width // patch_width
+    whole = images[:, : rows * patch_height, : columns * patch_width]
+    patches = whole.reshape(batch, rows, patch_height, columns, patch_width, channels)
+    return patches.transpose(0, 1, 3, 2, 4, 5).reshape(batch, rows * columns, -1)
+
+
 class PatchEmbedding(nnx.Module):
     """Cut an image into patches and project each: a strided convolution, done as one matrix product.
 
@@ -328,13 +337,8 @@ class PatchEmbedding(nnx.Module):
 
     def __call__(self, images: jax.Array) -> jax.Array:
         """Float (batch, height, width, channels) to float32 (batch, patches, width), row by row."""
-        batch, height, width, channels = images.shape
         kernel = self.kernel[...]
-        patch_height, patch_width = kernel.shape[:2]
-        rows, columns = height // patch_height, width // patch_width
-        whole = images[:, : rows * patch_height, : columns * patch_width]
-        patches = whole.reshape(batch, rows, patch_height, columns, patch_width, channels)
-        patches = patches.transpose(0, 1, 3, 2, 4, 5).reshape(batch, rows * columns, -1)
+        patches = patches_of(images, kernel.shape[0], kernel.shape[1])
         outputs = product("bpi,io->bpo", patches, kernel.reshape(-1, kernel.shape[-1]), self.dtype)
         return outputs if self.bias is None else outputs + along_last(self.bias[...], outputs)
 

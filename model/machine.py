@@ -12,7 +12,7 @@ from functools import cache
 
 from model.errors import ConfigurationError
 
-PRECISIONS = ("float32", "bfloat16", "float16")
+PRECISIONS = ("float32", "bfloat16", "float16", "int8")
 
 PRECISION_VARIABLE = "IMAGO_PRECISION"
 
@@ -39,7 +39,15 @@ def device_count() -> int:
     return jax.local_device_count()
 
 
-# Instructions that multiply bfloat16 into float32, as /proc/cpuinfo calls them, best first.
+def core_count() -> int:
+    """Returns how many cores this process may compute on."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # macOS, Windows
+        return os.cpu_count() or 1
+
+
+# Instructions that multiply bfloat16 into float32, as /proc/cpuinfo calls them.
 _BFLOAT16_UNITS = {"amx_bf16": "AMX", "avx512_bf16": "AVX-512 BF16"}
 
 
@@ -48,7 +56,8 @@ class PrecisionChoice:
     """In which numbers the towers multiply.
 
     Attributes:
-        precision: "float32", "bfloat16" or "float16".
+        precision: One of `PRECISIONS`. int8 stands for those products of a picture's tower that bear it (`model.int8`);
+            all else is bfloat16 then.
         reason: Why, in a few words.
     """
 
@@ -58,14 +67,16 @@ class PrecisionChoice:
 
 @cache
 def best_precision() -> PrecisionChoice:
-    """Returns the dtype in which towers run fastest here without harm: bfloat16 or float32.
+    """Returns in what towers run fastest here without harm: int8, bfloat16 or float32.
 
-    What decides on a CPU is whether it multiplies bfloat16 into float32 by one instruction; without one, every
-    operand is widened on its way. docs/speed.md has what either gives.
+    What decides on a CPU is which products it has an instruction for. Without one for bfloat16 every operand is widened
+    on its way; of those for int8 XLA uses AMX's alone. docs/speed.md has what each gives.
     """
     if backend() != "cpu":
         return PrecisionChoice("bfloat16", "accelerators multiply it fastest")
     flags = processor_flags()
+    if flags >= {"amx_int8", "amx_bf16"}:
+        return PrecisionChoice("int8", "this processor has AMX")
     unit = next((name for flag, name in _BFLOAT16_UNITS.items() if flag in flags), None)
     if unit is None:
         return PrecisionChoice("float32", "this processor has no fast bfloat16")

@@ -41,8 +41,11 @@ from model.errors import CheckpointError, ConfigurationError, ModelInputError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from typing import TypeAlias
 
     import numpy.typing as npt
+
+    Normalization: TypeAlias = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]
 
 ResizeRule = Literal["shortest", "longest", "exact"]
 CropRounding = Literal["floor", "nearest"]
@@ -393,6 +396,12 @@ class ImagePreprocessor:
             mean, deviation = np.array([self.mean, self.standard_deviation], dtype=np.float32)
             table = (table - mean) / deviation
         return table
+
+    @property
+    def normalization(self) -> Normalization:
+        """Step 5 as a product and a sum, folded from the table's two ends in double precision: float32 (3,) each."""
+        table = self.normalization_table.astype(np.float64)
+        return ((table[255] - table[0]) / 255).astype(np.float32), table[0].astype(np.float32)
 
     def _resize(self, image: Image.Image, full_size: tuple[int, int]) -> Image.Image:
         width, height = full_size

@@ -19,7 +19,9 @@ import json
 import os
 import platform
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
@@ -32,13 +34,19 @@ from model.cache import keep_newest, read_entry, write_entry
 from model.machine import processor_flags
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     import numpy.typing as npt
 
     from model.checkpoint import WeightSource
 
 _KIND = "programs"
+
+_THREADS_VARIABLE = "PJRT_NPROC"
+_environment_lock = threading.Lock()
+
+# From this on XLA's CPU client takes an array where it lies.
+_ALIGNMENT_BYTES = 64
 
 # A model has about a dozen, of up to a megabyte each; every update of the software makes new ones.
 _MOST_PROGRAMS = 100
@@ -55,6 +63,8 @@ class Origin:
         part: Index and count where it is one of several stacked along the array's first axis; None for the
             whole.
         axes: How the array's axes are permuted; None for not at all.
+        quantized: "kernel" for the integers that stand for the matrix that all this gives, "scale" for their steps
+            (`model.int8`); None for the values themselves.
     """
 
     name: str
@@ -62,6 +72,7 @@ class Origin:
     shape: tuple[int, ...]
     part: tuple[int, int] | None = None
     axes: tuple[int, ...] | None = None
+    quantized: str | None = None
 
     def take(self, source: WeightSource) -> npt.NDArray[Any]:
         """Returns the parameter's values; possibly a view into the file."""
@@ -72,7 +83,29 @@ class Origin:
             array = array[index * rows : (index + 1) * rows]
         if self.axes is not None:
             array = array.transpose(self.axes)
+        if self.quantized is not None:
+            from model.int8_weights import quantized
+
+            return quantized(array)[0 if self.quantized == "kernel" else 1]
         return np.asarray(array, dtype=self.dtype, order="C")
+
+
+@dataclass(frozen=True)
+class Constant:
+    """A parameter of a program that is kept with it: computed from the checkpoint, and small."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    content: bytes
+
+    @classmethod
+    def of(cls, array: npt.NDArray[Any]) -> Constant:
+        """Keeps an array."""
+        return cls(array.dtype.name, array.shape, array.tobytes())
+
+    def take(self, _: WeightSource) -> npt.NDArray[Any]:
+        """As `Origin.take`."""
+        return np.frombuffer(self.content, self.dtype).reshape(self.shape)
 
 
 def find_origin(parameter: npt.NDArray[Any], name: str, source: WeightSource) -> Origin | None:
@@ -89,6 +122,8 @@ def find_origin(parameter: npt.NDArray[Any], name: str, source: WeightSource) ->
     """
     array = source.read(name)
     dtype, shape = parameter.dtype.name, parameter.shape
+    if dtype == "int8" and array.ndim != 2:
+        return None
     parts: list[tuple[int, int] | None] = [None]
     if array.shape and array.size > parameter.size and array.size % parameter.size == 0:
         count = array.size // parameter.size
@@ -96,7 +131,7 @@ def find_origin(parameter: npt.NDArray[Any], name: str, source: WeightSource) ->
     permutations: dict[int, list[tuple[int, ...]]] = {2: [(1, 0)], 4: [(2, 3, 1, 0)]}
     for part in parts:
         for axes in (None, *permutations.get(array.ndim, [])):
-            origin = Origin(name, dtype, shape, part, axes)
+            origin = Origin(name, dtype, shape, part, axes, "kernel" if dtype == "int8" else None)
             candidate = origin.take(source)
             if candidate.shape == shape and np.array_equal(candidate, parameter):
                 return origin
@@ -136,20 +171,26 @@ class StoredProgram:
 
     Attributes:
         code: XLA's serialised machine code.
-        origins: Where its parameters come from, in order; the inputs follow them.
+        parameters: Where they come from, in order; the inputs follow them.
         output_shape: Of the one float32 array that it returns.
     """
 
     code: bytes
-    origins: tuple[Origin, ...]
+    parameters: tuple[Origin | Constant, ...]
     output_shape: tuple[int, ...]
 
 
 def keep_program(name: str, program: StoredProgram) -> None:
-    """Keeps a program for `load_program`."""
-    head = {"output_shape": program.output_shape, "origins": [asdict(origin) for origin in program.origins]}
-    encoded = json.dumps(head).encode("ascii")
-    write_entry(_KIND, name, len(encoded).to_bytes(8, "little") + encoded + program.code)
+    """Keeps a program for `load_program`: a length, a head in JSON of that length, constants, code."""
+    entries, constants = [], []
+    for parameter in program.parameters:
+        entry = asdict(parameter)
+        if isinstance(parameter, Constant):
+            constants.append(entry.pop("content"))
+            entry["bytes"] = len(parameter.content)
+        entries.append(entry)
+    head = json.dumps({"output_shape": program.output_shape, "parameters": entries}).encode("ascii")
+    write_entry(_KIND, name, b"".join([len(head).to_bytes(8, "little"), head, *constants, program.code]))
     keep_newest(_KIND, _MOST_PROGRAMS)
 
 
@@ -173,39 +214,73 @@ def load_program(name: str) -> StoredProgram | None:
     if content is None or len(content) < 8:
         return None
     end = 8 + int.from_bytes(content[:8], "little")
+    parameters: list[Origin | Constant] = []
     try:
         head = json.loads(content[8:end])
-        origins = tuple(
-            Origin(
-                entry["name"],
-                entry["dtype"],
-                tuple(entry["shape"]),
-                tuple(entry["part"]) if entry["part"] else None,
-                tuple(entry["axes"]) if entry["axes"] else None,
+        for entry in head["parameters"]:
+            shape = tuple(entry["shape"])
+            if "bytes" in entry:
+                start, end = end, end + entry["bytes"]
+                parameters.append(Constant(entry["dtype"], shape, content[start:end]))
+                continue
+            parameters.append(
+                Origin(
+                    entry["name"],
+                    entry["dtype"],
+                    shape,
+                    tuple(entry["part"]) if entry["part"] else None,
+                    tuple(entry["axes"]) if entry["axes"] else None,
+                    entry["quantized"],
+                )
             )
-            for entry in head["origins"]
-        )
-        return StoredProgram(content[end:], origins, tuple(head["output_shape"]))
+        return StoredProgram(content[end:], tuple(parameters), tuple(head["output_shape"]))
     except (ValueError, LookupError, TypeError):
         return None
 
 
-class Replayer:
-    """Runs kept programs of one tower, whose parameters are in `source`; they share them.
-
-    Every method may raise anything at all: the caller falls back on JAX.
-    """
+class SharedArrays:
+    """Parameters taken from a checkpoint, once for all the replayers that they are given to."""
 
     def __init__(self, source: WeightSource) -> None:
+        self._source = source
+        self._arrays: dict[Origin | Constant, npt.NDArray[Any]] = {}
+
+    def take(self, origin: Origin | Constant) -> npt.NDArray[Any]:
+        """Returns a parameter where XLA can read it in place: a device array of it is the same memory."""
+        found = self._arrays.get(origin)
+        if found is None:
+            array = origin.take(self._source)
+            memory = np.empty(array.nbytes + _ALIGNMENT_BYTES, np.uint8)
+            start = -memory.ctypes.data % _ALIGNMENT_BYTES
+            found = memory[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
+            found[...] = array
+            self._arrays[origin] = found
+        return found
+
+
+class Replayer:
+    """Runs kept programs of one tower; they share its parameters.
+
+    Every method may raise anything at all: the caller falls back on JAX.
+
+    Args:
+        take: Gives a parameter from where it comes from.
+        is_single_threaded: Whether a call computes in one thread, which leaves the other cores to other replayers.
+    """
+
+    def __init__(
+        self, take: Callable[[Origin | Constant], npt.NDArray[Any]], *, is_single_threaded: bool = False
+    ) -> None:
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")  # as JAX does: else XLA tells its life on stderr
         from jaxlib import _jax, xla_client
 
-        self._source = source
+        self._take = take
         self._xla = xla_client
         if "jax" not in sys.modules:  # which sets this when it is imported, before us or after
             _jax.jax_jit.set_enable_x64_state(_jax.config.Config("imago_enable_x64", False))
         make_client: Callable[[], Any] = xla_client.make_cpu_client
-        self._client = make_client()
+        with _clients_of_one_thread() if is_single_threaded else nullcontext():
+            self._client = make_client()
         self._device = self._client.local_devices()[0]
         self._devices = xla_client.DeviceList((self._device,))
 
@@ -218,18 +293,18 @@ class Replayer:
                 return xla_client.HloSharding.replicate()
 
         self._sharding = OnOneDevice(self._device)
-        self._parameters: dict[Origin, Any] = {}
+        self._parameters: dict[Origin | Constant, Any] = {}
 
     def load(self, program: StoredProgram) -> Any:
         """Makes a function from arrays to one array."""
-        missing = [origin for origin in program.origins if origin not in self._parameters]
+        missing = [origin for origin in program.parameters if origin not in self._parameters]
         with ThreadPoolExecutor(2) as pool:  # linking the code and turning the matrices take equally long
-            arrays = pool.map(lambda origin: origin.take(self._source), missing)
+            arrays = pool.map(self._take, missing)
             executable = self._client.deserialize_executable(program.code, self._devices)
             self._parameters |= {
                 origin: self._put(array) for origin, array in zip(missing, arrays, strict=True)
             }
-        parameters = [self._parameters[origin] for origin in program.origins]
+        parameters = [self._parameters[origin] for origin in program.parameters]
 
         result = self._xla.array_result_handler(
             _ShapeAndDtype(np.empty(program.output_shape, np.float32)),
@@ -249,6 +324,21 @@ class Replayer:
         return self._xla.batched_device_put(_ShapeAndDtype(array), self._sharding, [array], [self._device])
 
 
+@contextmanager
+def _clients_of_one_thread() -> Iterator[None]:
+    """While it lasts, XLA makes clients with one thread to compute in: this variable tells it, nothing else does."""
+    with _environment_lock:
+        before = os.environ.get(_THREADS_VARIABLE)
+        os.environ[_THREADS_VARIABLE] = "1"
+        try:
+            yield
+        finally:
+            if before is None:
+                del os.environ[_THREADS_VARIABLE]
+            else:
+                os.environ[_THREADS_VARIABLE] = before
+
+
 class _ShapeAndDtype:
     """As much of JAX's abstract value as putting an array on a device asks for."""
 
@@ -262,14 +352,20 @@ class _ShapeAndDtype:
 
 
 @cache
-def _environment() -> dict[str, object]:
-    """What the machine code depends on besides the tower: versions, processor, XLA's flags, our own source."""
+def source_fingerprint() -> str:
+    """Returns a hexadecimal SHA-256 over our own source, for what depends on it."""
     source = hashlib.sha256()
     for path in sorted(Path(__file__).parent.glob("*.py")):
         source.update(path.read_bytes())
+    return source.hexdigest()
+
+
+@cache
+def _environment() -> dict[str, object]:
+    """What the machine code depends on besides the tower: versions, processor, XLA's flags, our own source."""
     return {
         "jaxlib": importlib.metadata.version("jaxlib"),
-        "source": source.hexdigest(),
+        "source": source_fingerprint(),
         "processor": [platform.machine(), platform.processor(), os.cpu_count(), *sorted(processor_flags())],
         "flags": os.environ.get("XLA_FLAGS", ""),
     }

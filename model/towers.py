@@ -3,27 +3,41 @@
 from __future__ import annotations
 
 import importlib
+import json
+import queue
 import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from model import cache, replay
 from model.families import without_labels
+from model.identity import fingerprint_of_settings
 from model.machine import backend
+from model.replay import source_fingerprint
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     import jax
     import numpy.typing as npt
+    from flax import nnx
 
+    from model.checkpoint import WeightSource
     from model.families import CheckpointDescription, TowerClass
 
     Function = Callable[..., npt.NDArray[np.float32]]
 
 # What every layer calls the matrix that it gives to `model.layers.product`, and to nothing else.
 _MULTIPLIED = "kernel"
+
+# In the cache: which products of a tower may be of integers.
+_KIND = "int8"
+
+# Patches of 32 pixels, 1,024 wide, in integers. What is larger and not in the checkpoint makes no kept program.
+_LARGEST_CONSTANT_BYTES = 4 << 20
 
 
 class Tower:
@@ -39,6 +53,7 @@ class Tower:
         precision: The dtype of the operands of its products.
         run: Calls the model that the class makes with the inputs, giving features (batch, dimension);
             traced by JAX. What it closes over must follow from `description`.
+        cores: On so many `map` computes at once.
     """
 
     def __init__(
@@ -47,12 +62,16 @@ class Tower:
         tower: TowerClass,
         precision: str,
         run: Callable[..., jax.Array],
+        *,
+        cores: int = 1,
     ) -> None:
         self._description = description
         self._class = tower
         self._precision = precision
         self._run = run
+        self._cores = cores
         self._lock = threading.Lock()
+        self._workers: dict[tuple[Any, ...], CoreWorkers | None] = {}
         self._functions: dict[tuple[Any, ...], Function] = {}
         self._replayer: replay.Replayer | None = None
         self._may_replay = backend() == "cpu" and replay.is_usable()
@@ -60,13 +79,56 @@ class Tower:
 
     def __call__(self, *inputs: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
         """Returns float32 (batch, dimension), rows of length 1."""
-        key = tuple((array.shape, array.dtype.name) for array in inputs)
+        key = _shapes(inputs)
         function = self._functions.get(key)
         if function is None:
             with self._lock:
                 function = self._functions.get(key) or self._replay(inputs) or self._compile(inputs)
                 self._functions[key] = function
         return function(*inputs)
+
+    def map(self, batches: Sequence[tuple[npt.NDArray[Any], ...]]) -> list[npt.NDArray[np.float32]]:
+        """Returns what a call returns, for each of several batches of the same shapes.
+
+        Where it can, each core computes a batch of its own: a program for one core spends nothing on dividing its
+        work and waiting for the other half, and does a quarter more than one for all. The first batch is the longer on
+        its way, so this is not for a query that somebody waits for.
+        """
+        if batches and (workers := self._workers_for(batches[0])) is not None:
+            return workers.map(batches)
+        return [self(*batch) for batch in batches]
+
+    def _workers_for(self, inputs: tuple[npt.NDArray[Any], ...]) -> CoreWorkers | None:
+        if self._cores == 1:
+            return None
+        key = _shapes(inputs)
+        if key not in self._workers:
+            with self._lock:
+                if key not in self._workers:
+                    self._workers[key] = self._make_workers(inputs)
+        return self._workers[key]
+
+    def _make_workers(self, inputs: tuple[npt.NDArray[Any], ...]) -> CoreWorkers | None:
+        """Gives the cores what an earlier run compiled or this one compiles; None if that cannot be kept."""
+        if not self._may_replay:
+            return None
+        name = self._program_name(inputs)
+        program = replay.load_program(name)
+        if program is None:
+            function = self._compile(inputs)
+            program = replay.load_program(name)
+            if program is None:
+                self._functions[_shapes(inputs)] = function
+                return None
+        try:
+            workers = CoreWorkers(program, self._description.open_weights(), self._cores)
+            workers.map([inputs])
+        except Exception as error:  # noqa: BLE001  (parts of jaxlib that promise nothing; JAX does)
+            self._may_replay = False
+            replay.note_failure(error)
+            return None
+        self._through_jax = None  # with its copy of the parameters
+        return workers
 
     def _replay(self, inputs: tuple[npt.NDArray[Any], ...]) -> Function | None:
         """Returns what an earlier run compiled for these shapes, having tried it; None if there is nothing to use."""
@@ -77,7 +139,8 @@ class Tower:
             return None
         try:
             if self._replayer is None:
-                self._replayer = replay.Replayer(self._description.open_weights())
+                source = self._description.open_weights()
+                self._replayer = replay.Replayer(lambda origin: origin.take(source))
             function: Function = self._replayer.load(program)
             function(*inputs)
         except Exception as error:  # noqa: BLE001  (parts of jaxlib that promise nothing; JAX does)
@@ -108,6 +171,35 @@ class Tower:
         return replay.program_name(tower=tower, inputs=inputs)
 
 
+def _shapes(inputs: tuple[npt.NDArray[Any], ...]) -> tuple[Any, ...]:
+    return tuple((array.shape, array.dtype.name) for array in inputs)
+
+
+class CoreWorkers:
+    """A kept program in single-threaded copies, one for each core, which share its parameters.
+
+    Safe to use from several threads. The constructor may raise anything at all, see `model.replay`.
+    """
+
+    def __init__(self, program: replay.StoredProgram, source: WeightSource, count: int) -> None:
+        arrays = replay.SharedArrays(source)
+        self._free: queue.SimpleQueue[Function] = queue.SimpleQueue()
+        for _ in range(count):
+            self._free.put(replay.Replayer(arrays.take, is_single_threaded=True).load(program))
+        self._pool = ThreadPoolExecutor(count, thread_name_prefix="tower")
+
+    def map(self, batches: Sequence[tuple[npt.NDArray[Any], ...]]) -> list[npt.NDArray[np.float32]]:
+        """Returns the program's answer to each batch, in their order."""
+        return list(self._pool.map(self._run, batches))
+
+    def _run(self, inputs: tuple[npt.NDArray[Any], ...]) -> npt.NDArray[np.float32]:
+        function = self._free.get()
+        try:
+            return function(*inputs)
+        finally:
+            self._free.put(function)
+
+
 class _ThroughJax:
     """A tower's parameters on all of JAX's devices, and what compiles it for given shapes.
 
@@ -135,17 +227,19 @@ class _ThroughJax:
             # Either cache, never both: what XLA took from JAX's it cannot put whole into ours.
             cache.keep_compiled_code()
         model_class = getattr(importlib.import_module(tower.module), tower.name)
-        model = model_class.from_settings(
-            description.settings, dtype=jnp.dtype(precision), param_dtype=jnp.float32
-        )
+        narrow = jnp.dtype("bfloat16" if precision == "int8" else precision)
+        model = model_class.from_settings(description.settings, dtype=narrow, param_dtype=jnp.float32)
         source = replay.RecordingSource(description.open_weights())
         fill(model, source, model.weights)
+        whole_paths = list(nnx.to_flat_state(nnx.state(model)).paths)
+        if precision == "int8":
+            _quantize(model, description, tower, run)
         structure, state = nnx.split(model)
         flat = nnx.to_flat_state(state)
         paths = list(flat.paths)
         self._parameters = [
             # Rounded once, where each product would round it anew: the same numbers, half the memory to read.
-            leaf[...].astype(precision) if path[-1] == _MULTIPLIED else leaf[...]
+            leaf[...].astype(narrow) if path[-1] == _MULTIPLIED and leaf.dtype != jnp.int8 else leaf[...]
             for path, leaf in zip(paths, flat.leaves, strict=True)
         ]
         # The function lives as long as the tower: with the leaves themselves it would keep the unrounded matrices.
@@ -169,8 +263,12 @@ class _ThroughJax:
         # Also parameters that a program does not use are its inputs, so that a kept program can be fed
         # blindly.
         self._function = jax.jit(function, keep_unused=True)
-        self._source = source
-        self._origins: list[replay.Origin] | None = None
+        self._source = source.source
+        self._paths = paths
+        # Of the arrays that the parameters were read from, as they were before some became integers and steps.
+        is_one_to_one = len(whole_paths) == len(source.read_names)
+        self._names = dict(zip(whole_paths, source.read_names, strict=True)) if is_one_to_one else {}
+        self._origins: list[replay.Origin | replay.Constant] | None = None
 
     def compile(self, inputs: tuple[npt.NDArray[Any], ...], name: str) -> Function:
         """Compiles for the shapes of `inputs`, and keeps the program under `name` where it can be replayed."""
@@ -206,13 +304,61 @@ class _ThroughJax:
             shape = tuple(compiled.out_info.shape)
             replay.keep_program(name, replay.StoredProgram(code, tuple(self._origins), shape))
 
-    def _find_origins(self) -> list[replay.Origin]:
-        names = self._source.read_names
-        if len(names) != len(self._parameters):
-            return []
-        found = [
-            replay.find_origin(np.asarray(parameter), name, self._source.source)
-            for parameter, name in zip(self._parameters, names, strict=True)
-        ]
-        whole = [origin for origin in found if origin is not None]
-        return whole if len(whole) == len(found) else []
+    def _find_origins(self) -> list[replay.Origin | replay.Constant]:
+        """Tells where each parameter comes from; an empty list if one cannot be told."""
+        found: list[replay.Origin | replay.Constant] = []
+        beside: dict[tuple[Any, ...], replay.Origin] = {}
+        for path, parameter in zip(self._paths, self._parameters, strict=True):
+            values, origin = np.asarray(parameter), None
+            if path in self._names:
+                origin = replay.find_origin(values, self._names[path], self._source)
+                if origin is not None and origin.quantized == "kernel":
+                    beside[*path[:-1], "scale"] = replace(
+                        origin, dtype="float32", shape=origin.shape[:1], quantized="scale"
+                    )
+            else:
+                origin = beside.get(path)
+            if origin is not None:
+                found.append(origin)
+            elif values.nbytes <= _LARGEST_CONSTANT_BYTES:
+                found.append(replay.Constant.of(values))
+            else:
+                return []
+        return found
+
+
+def _quantize(
+    model: nnx.Module, description: CheckpointDescription, tower: TowerClass, run: Callable[..., jax.Array]
+) -> None:
+    """Makes those products of a vision tower such of integers that bear it, see `model.int8`."""
+    import jax.numpy as jnp
+    from flax import nnx
+
+    from model import int8
+
+    if not int8.products(model):
+        return
+    name = fingerprint_of_settings(
+        {
+            "class": [tower.module, tower.name, tower.output],
+            "weights": description.weights_fingerprint(),
+            "settings": without_labels(dict(description.settings)),
+            "image": description.preprocessor.to_dict(),
+            "source": source_fingerprint(),
+        }
+    )
+    known = cache.read_entry(_KIND, name)
+    if known is None:
+        exact = getattr(importlib.import_module(tower.module), tower.name).from_settings(
+            description.settings, dtype=jnp.float32, param_dtype=jnp.float32
+        )
+        nnx.update(exact, nnx.state(model))
+        preprocessor = description.preprocessor
+        pixels = int8.pictures_to_measure_with(
+            preprocessor.input_height_pixels, preprocessor.input_width_pixels
+        )
+        chosen = int8.choose_products(exact, lambda whole: run(whole, pixels))
+        cache.write_entry(_KIND, name, json.dumps(sorted(chosen)).encode())
+    else:
+        chosen = frozenset(json.loads(known))
+    int8.quantize(model, chosen, description.preprocessor.normalization)

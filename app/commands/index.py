@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--precision",
-    type=click.Choice(("auto", "float32", "bfloat16", "float16")),
+    type=click.Choice(("auto", "float32", "bfloat16", "float16", "int8")),
     envvar="IMAGO_PRECISION",
     show_envvar=True,
     help="In which numbers the model multiplies.  [default: what this machine does best]",

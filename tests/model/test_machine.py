@@ -30,6 +30,7 @@ def on_a_processor_with(monkeypatch: pytest.MonkeyPatch) -> Iterator[object]:
 @pytest.mark.parametrize(
     ("flags", "precision", "unit"),
     [
+        (("avx512f", "amx_bf16", "amx_int8", "avx512_bf16"), "int8", "AMX"),
         (("avx512f", "amx_bf16", "avx512_bf16"), "bfloat16", "AMX"),
         (("avx512f", "avx512_bf16"), "bfloat16", "AVX-512 BF16"),
         (("avx2", "avx512f", "avx512_vnni"), "float32", "no fast bfloat16"),

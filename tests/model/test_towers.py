@@ -1,12 +1,16 @@
-"""What a tower keeps in memory."""
+"""What a tower keeps in memory, and how it shares its work among the cores."""
 
 import gc
+import os
+import threading
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 
+from model import replay, towers
+from model import encoder as encoder_module
 from model.encoder import Encoder
 
 
@@ -26,3 +30,80 @@ def test_of_matrices_only_the_narrow_copies_are_kept(tmp_path: Path, monkeypatch
     # What stays in float32 are the tables of tokens and positions.
     assert kept_bytes["bfloat16"] > 6e6
     assert kept_bytes["float32"] < 0.5 * kept_bytes["bfloat16"]
+
+
+@pytest.fixture
+def cores(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Three cores, whatever there are, and a cache of the test's own."""
+    monkeypatch.setattr(encoder_module, "core_count", lambda: 3)
+    monkeypatch.setenv("IMAGO_CACHE", str(tmp_path / "cache"))
+
+
+def random_pixels(count: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (count, 60, 60, 3), dtype=np.uint8)
+
+
+def one_by_one(pixels: np.ndarray) -> np.ndarray:
+    encoder = Encoder.load("starter")
+    return np.concatenate([encoder.encode_pixels(pixels[row : row + 1]) for row in range(len(pixels))])
+
+
+def test_each_core_computes_batches_of_its_own(cores: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder = Encoder.load("starter")
+    assert encoder.batch_size == 3 * 2 * 8
+    used, together = set(), threading.Barrier(3, timeout=60)
+    run = towers.CoreWorkers._run
+
+    def counted(self: towers.CoreWorkers, inputs: tuple[np.ndarray, ...]) -> np.ndarray:
+        if len(used) < 3 and threading.current_thread().name.startswith("tower"):
+            used.add(threading.current_thread().name)
+            together.wait()  # which takes all three at once
+        return run(self, inputs)
+
+    pixels = random_pixels(45)
+    encoder.encode_pixels(pixels[:2])
+    monkeypatch.setattr(towers.CoreWorkers, "_run", counted)
+    vectors = encoder.encode_pixels(pixels)
+    assert len(used) == 3
+    np.testing.assert_allclose(vectors, one_by_one(pixels), atol=2e-6)
+
+
+def test_cores_share_one_copy_of_the_parameters(cores: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    replayers: list[replay.Replayer] = []
+    load = replay.Replayer.load
+
+    def noted(self: replay.Replayer, program: replay.StoredProgram) -> object:
+        replayers.append(self)
+        return load(self, program)
+
+    monkeypatch.setattr(replay.Replayer, "load", noted)
+    Encoder.load("starter").encode_pixels(random_pixels(9))
+    pointers = [
+        [array.unsafe_buffer_pointer() for array in replayer._parameters.values()] for replayer in replayers
+    ]
+    assert len(pointers[0]) > 50
+    assert pointers[0] == pointers[1] == pointers[2]
+
+
+def test_a_tower_whose_programs_cannot_be_run_again_computes_through_jax(
+    cores: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("another jaxlib")
+
+    pixels = random_pixels(20)
+    expected = one_by_one(pixels)
+    monkeypatch.setattr(replay.Replayer, "__init__", fail)
+    np.testing.assert_allclose(Encoder.load("starter").encode_pixels(pixels), expected, atol=2e-6)
+    assert not replay.is_usable()
+
+
+def test_the_variable_that_bounds_threads_is_left_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    for before in (None, "5"):
+        if before is None:
+            monkeypatch.delenv("PJRT_NPROC", raising=False)
+        else:
+            monkeypatch.setenv("PJRT_NPROC", before)
+        with replay._clients_of_one_thread():
+            assert os.environ["PJRT_NPROC"] == "1"
+        assert os.environ.get("PJRT_NPROC") == before

@@ -1,0 +1,278 @@
+"""Products of 8-bit integers, where a processor multiplies them fastest and a tower's vectors stay the same.
+
+The weights of a product are rounded to int8 with a step for each output, its inputs with a step for each row, found as
+they come ("dynamic quantisation", as of Dettmers et al. 2022, https://arxiv.org/abs/2208.07339). Sums are int32, exact.
+
+How much is lost depends on the weights: a row with a few large values leaves few steps for all others. So what each
+checkpoint bears is measured, once, and products that would harm its vectors stay in bfloat16.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from model.int8_weights import LARGEST_INTEGER, SMALLEST_LARGEST, quantized
+from model.layers import Linear, PatchEmbedding, PreNormBlock, along_last, patches_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterator, Sequence
+
+    import numpy.typing as npt
+
+    from model.preprocess import Normalization
+
+# What a tower loses in integers, on pictures that it was not measured with, may be a few times what it loses on these;
+# 0.999 is promised.
+LEAST_COSINE = 0.9996
+
+# Below, what rounding costs is more than what faster products save.
+_LEAST_WIDTH = 512
+
+_PATCHES = "patch_embedding"
+_MIDDLE_PIXEL = 128
+
+
+def _with_steps(inputs: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Rounds float32 (..., width) to whole numbers of at most 127, still float32; gives the rows' steps (..., 1)."""
+    steps = jnp.maximum(jnp.max(jnp.abs(inputs), axis=-1, keepdims=True), SMALLEST_LARGEST) / LARGEST_INTEGER
+    return jnp.rint(inputs * (1.0 / steps)), steps
+
+
+class Int8Linear(nnx.Module):
+    """A `Linear` that multiplies integers; its result is near that of the one it stands for."""
+
+    def __init__(self, linear: Linear) -> None:
+        kernel, steps = quantized(np.asarray(linear.kernel[...]))
+        self.kernel = nnx.Param(jnp.asarray(kernel))
+        self.scale = nnx.Param(jnp.asarray(steps))
+        self.bias = linear.bias
+
+    def __call__(self, inputs: jax.Array) -> jax.Array:
+        """Float32 (..., in) to float32 (..., out)."""
+        rounded, steps = _with_steps(inputs)
+        last = inputs.ndim - 1
+        sums = jax.lax.dot_general(
+            rounded.astype(jnp.int8),
+            self.kernel[...],
+            (((last,), (1,)), ((), ())),
+            preferred_element_type=jnp.int32,
+        )
+        outputs = sums.astype(jnp.float32) * steps * along_last(self.scale[...], steps)
+        return outputs if self.bias is None else outputs + along_last(self.bias[...], outputs)
+
+
+class Int8PatchEmbedding(nnx.Module):
+    """A `PatchEmbedding` of pixels as they are, which are integers to begin with: only its weights are rounded.
+
+    What normalises pixels is a scale and an offset for each channel, and moves into the weights and the bias.
+    """
+
+    def __init__(self, embedding: PatchEmbedding, normalization: Normalization) -> None:
+        kernel = np.asarray(embedding.kernel[...], dtype=np.float64)
+        bias = 0.0 if embedding.bias is None else np.asarray(embedding.bias[...], dtype=np.float64)
+        scale, offset = (np.asarray(values, np.float64)[:, None] for values in normalization)
+        self.patch = kernel.shape[:2]
+        self.kernel, self.scale = (
+            nnx.Param(jnp.asarray(part))
+            for part in quantized((kernel * scale).reshape(-1, kernel.shape[-1]).astype(np.float32))
+        )
+        # Pixels are shifted into the range of int8. Given back by the exact weights, the shift costs nothing: rounding
+        # then errs by how far a pixel is from grey.
+        whole = bias + (kernel * (offset + _MIDDLE_PIXEL * scale)).sum(axis=(0, 1, 2))
+        self.bias = nnx.Param(jnp.asarray(whole.astype(np.float32)))
+
+    def __call__(self, images: jax.Array) -> jax.Array:
+        """Whole numbers from 0 to 255, (batch, height, width, channels), to float32 (batch, patches, width)."""
+        patches = patches_of((images - _MIDDLE_PIXEL).astype(jnp.int8), *self.patch)
+        sums = jax.lax.dot_general(
+            patches, self.kernel[...], (((2,), (1,)), ((), ())), preferred_element_type=jnp.int32
+        )
+        outputs = sums.astype(jnp.float32)
+        return outputs * along_last(self.scale[...], outputs) + along_last(self.bias[...], outputs)
+
+
+class _Switched(nnx.Module):
+    """A module with a kernel that gives, while its switch is 1, what the one of integers in its place would give."""
+
+    def __init__(self, module: Linear | PatchEmbedding) -> None:
+        self.module = module
+        self.switch = nnx.Param(jnp.zeros((), jnp.float32))
+
+    def __call__(self, inputs: jax.Array) -> jax.Array:
+        kernel, is_on = self.module.kernel[...], self.switch[...] > 0
+        if isinstance(self.module, PatchEmbedding):
+            inputs = patches_of(inputs, *kernel.shape[:2])
+            kernel = kernel.reshape(-1, kernel.shape[-1])
+        else:
+            rounded_inputs, steps = _with_steps(inputs)
+            inputs = jnp.where(is_on, rounded_inputs * steps, inputs)
+        rounded_kernel, kernel_steps = _with_steps(kernel.T)
+        kernel = jnp.where(is_on, (rounded_kernel * kernel_steps).T, kernel)
+        outputs = jnp.matmul(inputs, kernel, precision=jax.lax.Precision.HIGHEST)
+        bias = self.module.bias
+        return outputs if bias is None else outputs + along_last(bias[...], outputs)
+
+
+Places: TypeAlias = list[tuple[nnx.Module, str]]
+"""Modules, and the names of their attributes."""
+
+
+def products(model: nnx.Module) -> dict[str, Places]:
+    """Where the products of a vision tower are that may be of integers, by name.
+
+    Queries, keys and values share their inputs and go together. Attention's own products and projections are a small
+    part of the work and stay as they are, and so do towers that are narrow.
+    """
+    found: dict[str, Places] = {}
+    for path, module in nnx.iter_modules(model):
+        if isinstance(module, PreNormBlock) and module.mlp.up.kernel.shape[0] >= _LEAST_WIDTH:
+            name = ".".join(map(str, path))
+            found[f"{name}.attention"] = [(module.attention, part) for part in ("query", "key", "value")]
+            found[f"{name}.attention.out"] = [(module.attention, "out")]
+            found |= {f"{name}.mlp.{part}": [(module.mlp, part)] for part in ("up", "down")}
+    if found:
+        patches = [
+            (module, name)
+            for _, module in nnx.iter_modules(model)
+            for name, part in vars(module).items()
+            if isinstance(part, PatchEmbedding)
+        ]
+        if len(patches) == 1:
+            found[_PATCHES] = patches
+    return found
+
+
+def quantize(model: nnx.Module, names: Collection[str], normalization: Normalization) -> None:
+    """Makes the `products` of these names such of integers.
+
+    Args:
+        model: The tower. If `takes_pixels_as_they_are` afterwards, it wants them so.
+        names: Of products.
+        normalization: What pixels are multiplied with, and what is added then, each float (channels,).
+    """
+    for name, places in products(model).items():
+        if name in names:
+            for module, part in places:
+                old = getattr(module, part)
+                new = Int8Linear(old) if isinstance(old, Linear) else Int8PatchEmbedding(old, normalization)
+                setattr(module, part, new)
+
+
+def takes_pixels_as_they_are(model: nnx.Module) -> bool:
+    """Tells whether a tower wants pixels from 0 to 255, not normalised."""
+    return any(isinstance(module, Int8PatchEmbedding) for _, module in nnx.iter_modules(model))
+
+
+def choose_products(
+    model: nnx.Module, run: Callable[[Any], jax.Array], least_cosine: float = LEAST_COSINE
+) -> frozenset[str]:
+    """Finds out which products of a tower may be of integers.
+
+    Args:
+        model: The tower, computing in float32; it is of no use afterwards.
+        run: Calls it with the pictures to measure with, giving features, float32 (batch, dimension).
+        least_cosine: Between any picture's vectors of float32 and of integers.
+    """
+    switches: dict[str, list[_Switched]] = {}
+    for name, places in products(model).items():
+        switches[name] = [_Switched(getattr(module, part)) for module, part in places]
+        for (module, part), switched in zip(places, switches[name], strict=True):
+            setattr(module, part, switched)
+    if not switches:
+        return frozenset()
+    vectors = nnx.jit(lambda tower: _unit(run(tower)))
+
+    def vectors_with(names: Collection[str]) -> npt.NDArray[np.float32]:
+        for name, parts in switches.items():
+            for part in parts:
+                part.switch.set_value(jnp.float32(name in names))
+        return np.asarray(vectors(model))
+
+    exact = vectors_with(())
+
+    def worst_cosine(names: Collection[str]) -> float:
+        return float((vectors_with(names) * exact).sum(axis=1).min())
+
+    return choose(list(switches), worst_cosine, least_cosine)
+
+
+def choose(
+    names: Sequence[str], worst_cosine: Callable[[Collection[str]], float], least_cosine: float
+) -> frozenset[str]:
+    """Chooses as many as the least cosine allows, all of them if it can be.
+
+    What products lose is taken to add up, each measured alone; the sum is then tried, and halved until it holds.
+
+    Args:
+        names: Of the products.
+        worst_cosine: Measures with the given ones in integers, the others exact.
+        least_cosine: That the chosen ones together must reach.
+    """
+    if worst_cosine(names) >= least_cosine:
+        return frozenset(names)
+    losses = {name: max(0.0, 1.0 - worst_cosine([name])) for name in names}
+    allowed = 1.0 - least_cosine
+    for _ in range(8):
+        chosen = list(_cheapest(losses, allowed))
+        if not chosen or worst_cosine(chosen) >= least_cosine:
+            return frozenset(chosen)
+        allowed /= 2
+    return frozenset()
+
+
+def _cheapest(losses: dict[str, float], allowed: float) -> Iterator[str]:
+    total = 0.0
+    for name in sorted(losses, key=losses.__getitem__):
+        total += losses[name]
+        if total > allowed:
+            return
+        yield name
+
+
+def _unit(features: jax.Array) -> jax.Array:
+    features = features.astype(jnp.float32)
+    return features / jnp.maximum(
+        jnp.linalg.norm(features, axis=-1, keepdims=True), np.finfo(np.float32).tiny
+    )
+
+
+def pictures_to_measure_with(height_pixels: int, width_pixels: int) -> npt.NDArray[np.uint8]:
+    """Drawn pictures of many kinds: uint8 (12, height, width, 3), always the same.
+
+    Flat ones are among them, since a tower gives its most lopsided values to what has nothing to see.
+    """
+    random = np.random.default_rng(0)
+    rows, columns = np.mgrid[0 : 1 : height_pixels * 1j, 0 : 1 : width_pixels * 1j]
+    flat = [
+        np.broadcast_to(colour, (height_pixels, width_pixels, 3))
+        for colour in ((0, 0, 0), (1, 1, 1), (0.9, 0.2, 0.1))
+    ]
+    slopes = [np.stack([rows, columns, 1 - rows], axis=-1), np.stack([(rows + columns) / 2] * 3, axis=-1)]
+    waves = [
+        np.stack([(np.sin(count * 6.28 * (rows + slope * columns)) > 0) * 1.0] * 3, axis=-1)
+        for count, slope in ((3, 0.0), (14, 1.5))
+    ]
+    disc = (np.hypot(rows - 0.5, columns - 0.4) < 0.25)[..., None]
+    shapes = [np.where(disc, (0.2, 0.6, 0.9), (0.8, 0.75, 0.6))]
+    noises = [_noise(random, height_pixels, width_pixels, roughness) for roughness in (0.3, 0.5, 0.7, 1.0)]
+    return np.stack(
+        [(255 * np.clip(image, 0, 1)).astype(np.uint8) for image in flat + slopes + waves + shapes + noises]
+    )
+
+
+def _noise(random: np.random.Generator, height: int, width: int, roughness: float) -> npt.NDArray[np.float64]:
+    """Noise with detail at every scale, each finer one weaker by `roughness`."""
+    total = np.full((height, width, 3), 0.5)
+    cells, strength = 2, 0.25
+    while cells < max(height, width):
+        octave = random.standard_normal((cells, cells, 3))
+        total += (
+            strength * octave[np.arange(height)[:, None] * cells // height, np.arange(width) * cells // width]
+        )
+        cells, strength = cells * 2, strength * roughness
+    return total

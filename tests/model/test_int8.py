@@ -1,0 +1,195 @@
+"""Products of 8-bit integers: near the exact ones, and only where a model bears them."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Collection
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from PIL import Image
+
+from model import CLIPModel, int8
+from model.clip import CLIPVisionModelWithProjection
+from model.encoder import Encoder
+from model.int8_weights import quantized
+from model.layers import Build, Linear, PatchEmbedding
+from model.tokenizer import clip_tokenizer
+
+BUILD = Build.of(nnx.Rngs(0), jnp.float32, jnp.float32)
+VISION = {"hidden_size": 512, "intermediate_size": 1024, "num_attention_heads": 8, "num_hidden_layers": 2}
+SETTINGS = {
+    "model_type": "clip",
+    "projection_dim": 64,
+    "text_config": {"model_type": "clip_text_model", "hidden_size": 32, "num_hidden_layers": 1}
+    | {"intermediate_size": 64, "num_attention_heads": 2},
+    "vision_config": {"model_type": "clip_vision_model", "image_size": 64, "patch_size": 16} | VISION,
+}
+NORMALIZATION = (np.array([0.01, 0.02, 0.015], np.float32), np.array([-1.5, -2.0, -1.0], np.float32))
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint whose vision tower is wide enough for integers."""
+    folder = tmp_path_factory.mktemp("wide")
+    CLIPModel(CLIPModel.configuration_class.from_dict(SETTINGS), rngs=nnx.Rngs(0)).save_pretrained(folder)
+    clip_tokenizer(lower_case=True).save(str(folder / "tokenizer.json"))
+    (folder / "preprocessor_config.json").write_text(
+        '{"image_processor_type": "CLIPImageProcessor", "size": {"shortest_edge": 64}, '
+        '"crop_size": {"height": 64, "width": 64}}'
+    )
+    return folder
+
+
+def test_a_matrix_is_rounded_to_half_a_step_of_each_output() -> None:
+    kernel = np.random.default_rng(0).standard_normal((40, 6)).astype(np.float32)
+    kernel *= [1e-3, 1, 1, 50, 1, 0]
+    integers, steps = quantized(kernel)
+    assert (integers.dtype, integers.shape, steps.dtype, steps.shape) == (np.int8, (6, 40), np.float32, (6,))
+    assert np.abs(integers).max(axis=1).tolist() == [127] * 5 + [0]
+    assert (np.abs(integers.T * steps - kernel) <= 0.5001 * steps).all()
+
+
+def test_a_linear_of_integers_is_near_its_own() -> None:
+    linear = Linear(256, 64, BUILD, deviation=0.1)
+    inputs = jnp.asarray(np.random.default_rng(0).standard_normal((2, 9, 256)).astype(np.float32))
+    # A row of large values must cost the others nothing.
+    inputs = inputs.at[0, 3].multiply(1e4)
+    exact, rounded = np.asarray(linear(inputs)), np.asarray(int8.Int8Linear(linear)(inputs))
+    error = np.linalg.norm(rounded - exact, axis=-1) / np.linalg.norm(exact, axis=-1)
+    assert 1e-4 < error.min() <= error.max() < 0.02
+
+
+def test_a_row_of_zeros_gives_the_bias() -> None:
+    linear = Linear(16, 8, BUILD)
+    linear.bias = nnx.Param(jnp.arange(8, dtype=jnp.float32))
+    np.testing.assert_array_equal(int8.Int8Linear(linear)(jnp.zeros((1, 16)))[0], np.arange(8))
+
+
+@pytest.mark.parametrize("use_bias", [False, True])
+def test_patches_of_raw_pixels_equal_those_of_normalised_ones(use_bias: bool) -> None:
+    random = np.random.default_rng(0)
+    embedding = PatchEmbedding((4, 4), 3, 32, BUILD, use_bias=use_bias)
+    if embedding.bias is not None:
+        embedding.bias = nnx.Param(jnp.asarray(random.standard_normal(32).astype(np.float32)))
+    # Of weights that are integers times a step nothing is lost, so that what is left is arithmetic.
+    integers = random.integers(-127, 128, (4, 4, 3, 32))
+    integers[0, 0, 0] = 127
+    scale, offset = NORMALIZATION
+    embedding.kernel = nnx.Param(jnp.asarray((1e-3 * integers / scale[:, None]).astype(np.float32)))
+    pixels = random.integers(0, 256, (2, 9, 12, 3)).astype(np.float32)
+    exact = embedding(jnp.asarray(pixels * scale + offset))
+    np.testing.assert_allclose(
+        int8.Int8PatchEmbedding(embedding, NORMALIZATION)(jnp.asarray(pixels)), exact, atol=2e-3, rtol=1e-4
+    )
+
+
+def losses(**of: float) -> Callable[[Collection[str]], float]:
+    return lambda names: 1 - sum(of[name] for name in names)
+
+
+def test_all_products_are_chosen_where_all_together_do_no_harm() -> None:
+    assert int8.choose(["a", "b"], losses(a=0.1, b=0.2), 0.65) == {"a", "b"}
+
+
+def test_what_costs_most_stays_exact() -> None:
+    assert int8.choose(["a", "b", "c"], losses(a=0.1, b=0.5, c=0.2), 0.65) == {"a", "c"}
+
+
+def test_what_costs_more_together_than_alone_is_tried_again_with_less() -> None:
+    def worst(names: Collection[str]) -> float:
+        return 1 - 0.1 * len(names) ** 2
+
+    assert int8.choose(["a", "b", "c", "d"], worst, 0.7) == {"a"}
+
+
+def test_nothing_is_chosen_where_each_alone_does_harm() -> None:
+    assert int8.choose(["a", "b"], losses(a=0.5, b=0.6), 0.9) == frozenset()
+
+
+def test_a_tower_keeps_exact_what_its_weights_make_lopsided(wide: Path) -> None:
+    pixels = int8.pictures_to_measure_with(64, 64).transpose(0, 3, 1, 2).astype(np.float32) / 128 - 1
+
+    def chosen(tower: CLIPVisionModelWithProjection) -> frozenset[str]:
+        return int8.choose_products(tower, lambda model: model(pixels).image_embeds)
+
+    tower = CLIPVisionModelWithProjection.from_pretrained(wide)
+    names = frozenset(int8.products(tower))
+    assert len(names) == 2 * 4 + 1
+    assert chosen(tower) == names
+    lopsided = CLIPVisionModelWithProjection.from_pretrained(wide)
+    norm = lopsided.vision_model.blocks[1].mlp_norm
+    # One channel a thousand times the others, which the weights then ignore: the others are left no steps.
+    norm.scale.set_value(norm.scale[...].at[5].set(1000.0))
+    up = lopsided.vision_model.blocks[1].mlp.up
+    up.kernel.set_value(up.kernel[...].at[5].set(0.0))
+    assert chosen(lopsided) == names - {"vision_model.blocks.1.mlp.up"}
+
+
+def test_narrow_towers_have_no_such_products() -> None:
+    tower = CLIPVisionModelWithProjection.from_pretrained(Path(int8.__file__).parent / "starter")
+    assert int8.products(tower) == {}
+
+
+def test_pictures_to_measure_with_are_always_the_same_and_all_different() -> None:
+    pictures = int8.pictures_to_measure_with(48, 80)
+    assert (pictures.shape, pictures.dtype) == ((12, 48, 80, 3), np.uint8)
+    np.testing.assert_array_equal(pictures, int8.pictures_to_measure_with(48, 80))
+    assert len({picture.tobytes() for picture in pictures}) == 12
+
+
+START = """
+import sys
+import numpy as np
+from model import Encoder
+encoder = Encoder.load(sys.argv[1], precision="int8")
+np.save(sys.argv[3], encoder.encode_pixels(np.load(sys.argv[2])))
+print("jax" in sys.modules)
+"""
+
+
+def test_vectors_are_near_the_exact_ones_and_a_second_start_computes_the_same(
+    wide: Path, tmp_path: Path, draw_picture: Callable[[int], Image.Image]
+) -> None:
+    exact = Encoder.load(wide, precision="float32")
+    pixels = np.stack([exact.preprocessor(draw_picture(seed)) for seed in range(19)])
+    np.save(tmp_path / "pixels.npy", pixels)
+    environment = {**os.environ, "IMAGO_CACHE": str(tmp_path / "cache"), "JAX_PLATFORMS": "cpu"}
+    said = []
+    for name in ("first.npy", "second.npy"):
+        command = [sys.executable, "-c", START, wide, tmp_path / "pixels.npy", tmp_path / name]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+        said.append(done.stdout.strip())
+    assert said == ["True", "False"]
+    first, second = (np.load(tmp_path / name) for name in ("first.npy", "second.npy"))
+    np.testing.assert_array_equal(first, second)
+    cosines = np.sum(first * exact.encode_pixels(pixels), axis=1)
+    assert 0.999 < cosines.min() < 1 - 1e-7
+
+
+def test_what_was_found_out_is_kept_and_not_measured_again(
+    wide: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("IMAGO_CACHE", str(tmp_path))
+    pixels = np.zeros((1, 64, 64, 3), np.uint8)
+    Encoder.load(wide, precision="int8").encode_pixels(pixels)
+    assert len(list((tmp_path / "int8").iterdir())) == 1
+
+    def measure(*_: object) -> None:
+        raise AssertionError("measured again")
+
+    monkeypatch.setattr(int8, "choose_products", measure)
+    for program in (tmp_path / "programs").iterdir():
+        program.unlink()
+    Encoder.load(wide, precision="int8").encode_pixels(pixels)
+
+
+def test_texts_are_not_of_integers(wide: Path) -> None:
+    texts = ["a dog", "two red cars"]
+    np.testing.assert_array_equal(
+        Encoder.load(wide, precision="int8").encode_texts(texts),
+        Encoder.load(wide, precision="bfloat16").encode_texts(texts),
+    )
