@@ -28,9 +28,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from indexer.decode_pool import available_cores
 from indexer.derived_file import VectorFileError, padded, read_description, replacing, verify_bytes
 from indexer.vector_index import decoded
+from model.machine import available_cores
 
 if TYPE_CHECKING:
     from collections.abc import Callable

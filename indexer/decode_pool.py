@@ -306,13 +306,6 @@ class DecodePool:
                 _write_frame(worker.process, pickle.dumps(request))
 
 
-def available_cores() -> int:
-    """Cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 def _write_frame(process: subprocess.Popen[bytes], body: bytes) -> None:
     assert process.stdin is not None  # noqa: S101
     process.stdin.write(LENGTH.pack(len(body)) + body)

@@ -22,7 +22,6 @@ from indexer.catalog import Catalog, now
 from indexer.catalog_file import translated
 from indexer.comparison import Comparison, device_of
 from indexer.decode import DecodeLimits, Preprocessor, decode, read_file
-from indexer.decode_pool import available_cores
 from indexer.embedding import Embedding
 from indexer.errors import (
     LibraryNotWritableError,
@@ -43,6 +42,7 @@ from indexer.upkeep import (
     switch_model,
     usable_vector_file,
 )
+from model.machine import available_cores
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

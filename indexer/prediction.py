@@ -13,9 +13,9 @@ import numpy as np
 from indexer.catalog import read_model
 from indexer.catalog_file import connect_for_reading, translated
 from indexer.decode import RefusedError, SkipError
-from indexer.decode_pool import available_cores
 from indexer.paths import from_catalog, join_root
 from indexer.pipeline import read_pixels
+from model.machine import available_cores
 
 if TYPE_CHECKING:
     import sqlite3

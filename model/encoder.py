@@ -21,9 +21,9 @@ from model.families import describe, without_labels
 from model.identity import PREPROCESSING_VERSION, ModelIdentity, fingerprint_of_settings
 from model.machine import (
     PrecisionChoice,
+    available_cores,
     backend,
     best_precision,
-    core_count,
     device_count,
     forced_precision,
 )
@@ -131,7 +131,7 @@ class Encoder:
     @cached_property
     def batch_size(self) -> int:
         """How many pictures at a time this machine encodes fastest."""
-        calls = _CALLS_PER_CORE * core_count() if backend() == "cpu" else 1
+        calls = _CALLS_PER_CORE * available_cores() if backend() == "cpu" else 1
         return calls * self._images_per_call
 
     @cached_property
@@ -364,7 +364,7 @@ def _vision_tower(description: CheckpointDescription, precision: str) -> Tower:
         features: jax.Array = getattr(model(values.transpose(0, 3, 1, 2)), description.vision_tower.output)
         return features
 
-    cores = core_count() if backend() == "cpu" else 1
+    cores = available_cores() if backend() == "cpu" else 1
     return Tower(description, description.vision_tower, precision, run, cores=cores)
 
 

@@ -39,7 +39,7 @@ def device_count() -> int:
     return jax.local_device_count()
 
 
-def core_count() -> int:
+def available_cores() -> int:
     """Returns how many cores this process may compute on."""
     try:
         return len(os.sched_getaffinity(0))

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from app.hosts import is_loopback
-from indexer.decode_pool import available_cores
+from model.machine import available_cores
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -18,7 +18,8 @@ from PIL import Image
 
 from app.api.problems import ApiError
 from indexer.decode import DecodeLimits
-from indexer.decode_pool import DecodePool, available_cores
+from indexer.decode_pool import DecodePool
+from model.machine import available_cores
 from search import QueryImageError
 
 if TYPE_CHECKING:

@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from indexer.cluster.errors import ClusterPackagesMissingError, JobError
 from indexer.cluster.worker import CALLS_AT_ONCE, Worker
-from indexer.decode_pool import available_cores
 from model.identity import ModelIdentity
+from model.machine import available_cores
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

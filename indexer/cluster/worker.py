@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from indexer.decode_pool import DecodePool, available_cores
+from indexer.decode_pool import DecodePool
+from model.machine import available_cores
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -9,8 +9,8 @@ import jax
 import numpy as np
 import pytest
 
-from model import replay, towers
 from model import encoder as encoder_module
+from model import replay, towers
 from model.encoder import Encoder
 
 
@@ -35,7 +35,7 @@ def test_of_matrices_only_the_narrow_copies_are_kept(tmp_path: Path, monkeypatch
 @pytest.fixture
 def cores(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Three cores, whatever there are, and a cache of the test's own."""
-    monkeypatch.setattr(encoder_module, "core_count", lambda: 3)
+    monkeypatch.setattr(encoder_module, "available_cores", lambda: 3)
     monkeypatch.setenv("IMAGO_CACHE", str(tmp_path / "cache"))
 
 

@@ -14,9 +14,9 @@ from starlette.testclient import TestClient
 
 from app.api.settings import ApiSettings
 from app.api.uploads import UploadDecoder
-from indexer.decode_pool import available_cores
 from indexer.pipeline import read_pixels
 from model import Encoder
+from model.machine import available_cores
 from search import QueryImageError
 
 Connect = Callable[..., TestClient]
