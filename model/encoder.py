@@ -55,6 +55,8 @@ _IMAGES_PER_CALL_CPU = 8
 _IMAGES_PER_CALL_GPU = 256
 # Of several calls a core that is disturbed makes fewer; of one each all would wait for it.
 _CALLS_PER_CORE = 2
+# So that the pictures of a call, and what is computed of them, fit into memory on whatever machine.
+_MOST_CORES = 32
 
 
 class Encoder:
@@ -131,7 +133,7 @@ class Encoder:
     @cached_property
     def batch_size(self) -> int:
         """How many pictures at a time this machine encodes fastest."""
-        calls = _CALLS_PER_CORE * available_cores() if backend() == "cpu" else 1
+        calls = _CALLS_PER_CORE * min(available_cores(), _MOST_CORES) if backend() == "cpu" else 1
         return calls * self._images_per_call
 
     @cached_property
@@ -364,7 +366,7 @@ def _vision_tower(description: CheckpointDescription, precision: str) -> Tower:
         features: jax.Array = getattr(model(values.transpose(0, 3, 1, 2)), description.vision_tower.output)
         return features
 
-    cores = available_cores() if backend() == "cpu" else 1
+    cores = min(available_cores(), _MOST_CORES) if backend() == "cpu" else 1
     return Tower(description, description.vision_tower, precision, run, cores=cores)
 
 

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from model.int8_weights import LARGEST_INTEGER, SMALLEST_LARGEST, quantized
+from model.int8_weights import LARGEST_INTEGER, SMALLEST_LARGEST, quantized, steps_of
 from model.layers import Linear, PatchEmbedding, PreNormBlock, along_last, patches_of
 
 if TYPE_CHECKING:
@@ -47,9 +47,9 @@ class Int8Linear(nnx.Module):
     """A `Linear` that multiplies integers; its result is near that of the one it stands for."""
 
     def __init__(self, linear: Linear) -> None:
-        kernel, steps = quantized(np.asarray(linear.kernel[...]))
-        self.kernel = nnx.Param(jnp.asarray(kernel))
-        self.scale = nnx.Param(jnp.asarray(steps))
+        kernel = np.asarray(linear.kernel[...])
+        self.kernel = nnx.Param(jnp.asarray(quantized(kernel)))
+        self.scale = nnx.Param(jnp.asarray(steps_of(kernel)))
         self.bias = linear.bias
 
     def __call__(self, inputs: jax.Array) -> jax.Array:
@@ -77,10 +77,9 @@ class Int8PatchEmbedding(nnx.Module):
         bias = 0.0 if embedding.bias is None else np.asarray(embedding.bias[...], dtype=np.float64)
         scale, offset = (np.asarray(values, np.float64)[:, None] for values in normalization)
         self.patch = kernel.shape[:2]
-        self.kernel, self.scale = (
-            nnx.Param(jnp.asarray(part))
-            for part in quantized((kernel * scale).reshape(-1, kernel.shape[-1]).astype(np.float32))
-        )
+        scaled = (kernel * scale).reshape(-1, kernel.shape[-1]).astype(np.float32)
+        self.kernel = nnx.Param(jnp.asarray(quantized(scaled)))
+        self.scale = nnx.Param(jnp.asarray(steps_of(scaled)))
         # Pixels are shifted into the range of int8. Given back by the exact weights, the shift costs nothing: rounding
         # then errs by how far a pixel is from grey.
         whole = bias + (kernel * (offset + _MIDDLE_PIXEL * scale)).sum(axis=(0, 1, 2))
@@ -96,26 +95,45 @@ class Int8PatchEmbedding(nnx.Module):
         return outputs * along_last(self.scale[...], outputs) + along_last(self.bias[...], outputs)
 
 
-class _Switched(nnx.Module):
-    """A module with a kernel that gives, while its switch is 1, what the one of integers in its place would give."""
+class _SwitchedLinear(nnx.Module):
+    """A `Linear` that gives, while its switch is on, what `Int8Linear` would give."""
 
-    def __init__(self, module: Linear | PatchEmbedding) -> None:
-        self.module = module
+    def __init__(self, linear: Linear) -> None:
+        self.linear = linear
         self.switch = nnx.Param(jnp.zeros((), jnp.float32))
 
     def __call__(self, inputs: jax.Array) -> jax.Array:
-        kernel, is_on = self.module.kernel[...], self.switch[...] > 0
-        if isinstance(self.module, PatchEmbedding):
-            inputs = patches_of(inputs, *kernel.shape[:2])
-            kernel = kernel.reshape(-1, kernel.shape[-1])
-        else:
-            rounded_inputs, steps = _with_steps(inputs)
-            inputs = jnp.where(is_on, rounded_inputs * steps, inputs)
-        rounded_kernel, kernel_steps = _with_steps(kernel.T)
-        kernel = jnp.where(is_on, (rounded_kernel * kernel_steps).T, kernel)
-        outputs = jnp.matmul(inputs, kernel, precision=jax.lax.Precision.HIGHEST)
-        bias = self.module.bias
+        kernel, is_on = self.linear.kernel[...], self.switch[...] > 0
+        inputs = jnp.where(is_on, _rounded(inputs), inputs)
+        outputs = _exact_product(inputs, jnp.where(is_on, _rounded(kernel.T).T, kernel))
+        bias = self.linear.bias
         return outputs if bias is None else outputs + along_last(bias[...], outputs)
+
+
+class _SwitchedPatchEmbedding(nnx.Module):
+    """A `PatchEmbedding` of normalised pixels that gives, while its switch is on, what `Int8PatchEmbedding` would."""
+
+    def __init__(self, embedding: PatchEmbedding, normalization: Normalization) -> None:
+        self.embedding = embedding
+        self.scale, self.offset = (tuple(values.tolist()) for values in normalization)
+        self.switch = nnx.Param(jnp.zeros((), jnp.float32))
+
+    def __call__(self, images: jax.Array) -> jax.Array:
+        kernel = self.embedding.kernel[...]
+        scale, offset = (jnp.asarray(values, jnp.float32) for values in (self.scale, self.offset))
+        scaled = (kernel * scale.reshape(1, 1, -1, 1)).reshape(-1, kernel.shape[-1])
+        from_grey = (images - offset.reshape(1, 1, 1, -1)) / scale.reshape(1, 1, 1, -1) - _MIDDLE_PIXEL
+        error = _exact_product(patches_of(from_grey, *kernel.shape[:2]), _rounded(scaled.T).T - scaled)
+        return self.embedding(images) + self.switch[...] * error
+
+
+def _rounded(inputs: jax.Array) -> jax.Array:
+    rounded, steps = _with_steps(inputs)
+    return rounded * steps
+
+
+def _exact_product(left: jax.Array, right: jax.Array) -> jax.Array:
+    return jnp.matmul(left, right, precision=jax.lax.Precision.HIGHEST)
 
 
 Places: TypeAlias = list[tuple[nnx.Module, str]]
@@ -169,20 +187,31 @@ def takes_pixels_as_they_are(model: nnx.Module) -> bool:
 
 
 def choose_products(
-    model: nnx.Module, run: Callable[[Any], jax.Array], least_cosine: float = LEAST_COSINE
+    model: nnx.Module,
+    run: Callable[[Any], jax.Array],
+    normalization: Normalization,
+    least_cosine: float = LEAST_COSINE,
 ) -> frozenset[str]:
     """Finds out which products of a tower may be of integers.
 
     Args:
         model: The tower, computing in float32; it is of no use afterwards.
         run: Calls it with the pictures to measure with, giving features, float32 (batch, dimension).
+        normalization: As for `quantize`.
         least_cosine: Between any picture's vectors of float32 and of integers.
     """
-    switches: dict[str, list[_Switched]] = {}
+    switches: dict[str, list[_SwitchedLinear | _SwitchedPatchEmbedding]] = {}
     for name, places in products(model).items():
-        switches[name] = [_Switched(getattr(module, part)) for module, part in places]
-        for (module, part), switched in zip(places, switches[name], strict=True):
-            setattr(module, part, switched)
+        switches[name] = []
+        for module, part in places:
+            old = getattr(module, part)
+            new = (
+                _SwitchedLinear(old)
+                if isinstance(old, Linear)
+                else _SwitchedPatchEmbedding(old, normalization)
+            )
+            setattr(module, part, new)
+            switches[name].append(new)
     if not switches:
         return frozenset()
     vectors = nnx.jit(lambda tower: _unit(run(tower)))
@@ -198,40 +227,56 @@ def choose_products(
     def worst_cosine(names: Collection[str]) -> float:
         return float((vectors_with(names) * exact).sum(axis=1).min())
 
-    return choose(list(switches), worst_cosine, least_cosine)
+    kinds: dict[str, list[str]] = {}
+    for name in switches:
+        kinds.setdefault(name.rpartition(".")[2], []).append(name)
+    return choose(list(kinds.values()), worst_cosine, least_cosine)
 
 
 def choose(
-    names: Sequence[str], worst_cosine: Callable[[Collection[str]], float], least_cosine: float
+    kinds: Sequence[Sequence[str]], worst_cosine: Callable[[Collection[str]], float], least_cosine: float
 ) -> frozenset[str]:
-    """Chooses as many as the least cosine allows, all of them if it can be.
+    """Chooses as many products as the least cosine allows, all of them if it can be.
 
-    What products lose is taken to add up, each measured alone; the sum is then tried, and halved until it holds.
+    What each loses is taken to add up. Kinds that lose little are measured as one, the products of others one by one;
+    what then may be together is tried, and halved until it holds.
 
     Args:
-        names: Of the products.
-        worst_cosine: Measures with the given ones in integers, the others exact.
+        kinds: Names of products, those together that have the same place in each block.
+        worst_cosine: Measures with the given ones in integers, the others exact; costs much.
         least_cosine: That the chosen ones together must reach.
     """
-    if worst_cosine(names) >= least_cosine:
-        return frozenset(names)
-    losses = {name: max(0.0, 1.0 - worst_cosine([name])) for name in names}
+    everything = frozenset(name for kind in kinds for name in kind)
+    if worst_cosine(everything) >= least_cosine:
+        return everything
     allowed = 1.0 - least_cosine
+
+    def loss(names: Collection[str]) -> float:
+        lost = 1.0 - worst_cosine(names)
+        return lost if np.isfinite(lost) else np.inf
+
+    losses: dict[frozenset[str], float] = {}
+    for kind in kinds:
+        whole = loss(kind)
+        if whole <= allowed / len(kinds) or len(kind) == 1:
+            losses[frozenset(kind)] = whole
+        else:
+            losses |= {frozenset([name]): loss([name]) for name in kind}
     for _ in range(8):
-        chosen = list(_cheapest(losses, allowed))
+        chosen = frozenset().union(*_cheapest(losses, allowed))
         if not chosen or worst_cosine(chosen) >= least_cosine:
-            return frozenset(chosen)
+            return chosen
         allowed /= 2
     return frozenset()
 
 
-def _cheapest(losses: dict[str, float], allowed: float) -> Iterator[str]:
+def _cheapest(losses: dict[frozenset[str], float], allowed: float) -> Iterator[frozenset[str]]:
     total = 0.0
-    for name in sorted(losses, key=losses.__getitem__):
-        total += losses[name]
+    for names in sorted(losses, key=losses.__getitem__):
+        total += losses[names]
         if total > allowed:
             return
-        yield name
+        yield names
 
 
 def _unit(features: jax.Array) -> jax.Array:

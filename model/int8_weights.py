@@ -15,16 +15,23 @@ LARGEST_INTEGER = 127
 SMALLEST_LARGEST = float(np.finfo(np.float32).tiny) * LARGEST_INTEGER
 
 
-def quantized(kernel: npt.NDArray[Any]) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]:
-    """Rounds a matrix to integers.
+def steps_of(kernel: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+    """Returns the step of each output of a matrix, float (in, out): float32 (out,)."""
+    largest = np.abs(np.asarray(kernel, dtype=np.float32)).max(axis=0)
+    steps: npt.NDArray[np.float32] = np.maximum(largest, np.float32(SMALLEST_LARGEST)) / np.float32(
+        LARGEST_INTEGER
+    )
+    return steps
+
+
+def quantized(kernel: npt.NDArray[Any]) -> npt.NDArray[np.int8]:
+    """Rounds a matrix to integers, of which its columns are about so many steps.
 
     Args:
         kernel: Float (in, out).
 
     Returns:
-        int8 (out, in), in which order XLA's CPU back end multiplies faster, and the steps, float32 (out,): a column
-        is about its integers times its step.
+        int8 (out, in), in which order XLA's CPU back end multiplies faster.
     """
     rows = np.asarray(kernel, dtype=np.float32).T
-    steps = np.maximum(np.abs(rows).max(axis=1), SMALLEST_LARGEST) / np.float32(LARGEST_INTEGER)
-    return np.ascontiguousarray(np.rint(rows / steps[:, None]).astype(np.int8)), steps
+    return np.ascontiguousarray(np.rint(rows / steps_of(kernel)[:, None]).astype(np.int8))

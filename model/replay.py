@@ -21,7 +21,7 @@ import platform
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
@@ -31,6 +31,7 @@ import ml_dtypes  # noqa: F401 (NumPy knows bfloat16 by name from here on)
 import numpy as np
 
 from model.cache import keep_newest, read_entry, write_entry
+from model.int8_weights import quantized, steps_of
 from model.machine import processor_flags
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ _environment_lock = threading.Lock()
 # From this on XLA's CPU client takes an array where it lies.
 _ALIGNMENT_BYTES = 64
 
-# A model has about a dozen, of up to a megabyte each; every update of the software makes new ones.
+# A model has about a dozen, of a megabyte or a few each; every update of the software makes new ones.
 _MOST_PROGRAMS = 100
 
 
@@ -84,9 +85,7 @@ class Origin:
         if self.axes is not None:
             array = array.transpose(self.axes)
         if self.quantized is not None:
-            from model.int8_weights import quantized
-
-            return quantized(array)[0 if self.quantized == "kernel" else 1]
+            return quantized(array) if self.quantized == "kernel" else steps_of(array)
         return np.asarray(array, dtype=self.dtype, order="C")
 
 
@@ -103,7 +102,7 @@ class Constant:
         """Keeps an array."""
         return cls(array.dtype.name, array.shape, array.tobytes())
 
-    def take(self, _: WeightSource) -> npt.NDArray[Any]:
+    def take(self, _: WeightSource | None) -> npt.NDArray[Any]:
         """As `Origin.take`."""
         return np.frombuffer(self.content, self.dtype).reshape(self.shape)
 
@@ -200,7 +199,11 @@ def is_usable() -> bool:
 
 
 def note_failure(error: BaseException) -> None:
-    """Keeps later starts, up to the next version, from trying in vain."""
+    """Keeps later starts, up to the next version, from trying in vain, where it was the version that failed."""
+    if not isinstance(
+        error, (AttributeError, ImportError, LookupError, NotImplementedError, TypeError, ValueError)
+    ):
+        return  # too little memory, a machine that shuts down, a file that went away
     write_entry(_KIND, _failure_name(), f"{type(error).__name__}: {error}".encode("utf-8", "replace"))
 
 
@@ -221,7 +224,9 @@ def load_program(name: str) -> StoredProgram | None:
             shape = tuple(entry["shape"])
             if "bytes" in entry:
                 start, end = end, end + entry["bytes"]
-                parameters.append(Constant(entry["dtype"], shape, content[start:end]))
+                constant = Constant(entry["dtype"], shape, content[start:end])
+                constant.take(None)  # raises ValueError if it was cut short
+                parameters.append(constant)
                 continue
             parameters.append(
                 Origin(
@@ -264,22 +269,20 @@ class Replayer:
     Every method may raise anything at all: the caller falls back on JAX.
 
     Args:
-        take: Gives a parameter from where it comes from.
+        arrays: The parameters; replayers of the same ones share their memory.
         is_single_threaded: Whether a call computes in one thread, which leaves the other cores to other replayers.
     """
 
-    def __init__(
-        self, take: Callable[[Origin | Constant], npt.NDArray[Any]], *, is_single_threaded: bool = False
-    ) -> None:
+    def __init__(self, arrays: SharedArrays, *, is_single_threaded: bool = False) -> None:
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")  # as JAX does: else XLA tells its life on stderr
         from jaxlib import _jax, xla_client
 
-        self._take = take
+        self._arrays = arrays
         self._xla = xla_client
         if "jax" not in sys.modules:  # which sets this when it is imported, before us or after
             _jax.jax_jit.set_enable_x64_state(_jax.config.Config("imago_enable_x64", False))
         make_client: Callable[[], Any] = xla_client.make_cpu_client
-        with _clients_of_one_thread() if is_single_threaded else nullcontext():
+        with making_client(threads=1 if is_single_threaded else None):
             self._client = make_client()
         self._device = self._client.local_devices()[0]
         self._devices = xla_client.DeviceList((self._device,))
@@ -299,7 +302,7 @@ class Replayer:
         """Makes a function from arrays to one array."""
         missing = [origin for origin in program.parameters if origin not in self._parameters]
         with ThreadPoolExecutor(2) as pool:  # linking the code and turning the matrices take equally long
-            arrays = pool.map(self._take, missing)
+            arrays = pool.map(self._arrays.take, missing)
             executable = self._client.deserialize_executable(program.code, self._devices)
             self._parameters |= {
                 origin: self._put(array) for origin, array in zip(missing, arrays, strict=True)
@@ -325,17 +328,21 @@ class Replayer:
 
 
 @contextmanager
-def _clients_of_one_thread() -> Iterator[None]:
-    """While it lasts, XLA makes clients with one thread to compute in: this variable tells it, nothing else does."""
+def making_client(threads: int | None = None) -> Iterator[None]:
+    """While it lasts, XLA makes clients with so many threads to compute in; None: with one for each core.
+
+    Nothing but an environment variable tells XLA, so whoever makes a client anywhere here does it within.
+    """
     with _environment_lock:
         before = os.environ.get(_THREADS_VARIABLE)
-        os.environ[_THREADS_VARIABLE] = "1"
+        if threads is not None:
+            os.environ[_THREADS_VARIABLE] = str(threads)
         try:
             yield
         finally:
-            if before is None:
+            if threads is not None and before is None:
                 del os.environ[_THREADS_VARIABLE]
-            else:
+            elif before is not None:
                 os.environ[_THREADS_VARIABLE] = before
 
 

@@ -8,6 +8,7 @@ import queue
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from flax import nnx
 
-    from model.checkpoint import WeightSource
     from model.families import CheckpointDescription, TowerClass
 
     Function = Callable[..., npt.NDArray[np.float32]]
@@ -90,11 +90,11 @@ class Tower:
     def map(self, batches: Sequence[tuple[npt.NDArray[Any], ...]]) -> list[npt.NDArray[np.float32]]:
         """Returns what a call returns, for each of several batches of the same shapes.
 
-        Where it can, each core computes a batch of its own: a program for one core spends nothing on dividing its
-        work and waiting for the other half, and does a quarter more than one for all. The first batch is the longer on
-        its way, so this is not for a query that somebody waits for.
+        Where it can, each core computes a batch of its own: a program for one core spends nothing on dividing its work
+        and on waiting for the other half. A single batch has all cores to itself.
         """
-        if batches and (workers := self._workers_for(batches[0])) is not None:
+        workers = self._workers_for(batches[0]) if len(batches) > 1 else None
+        if workers is not None:
             return workers.map(batches)
         return [self(*batch) for batch in batches]
 
@@ -115,20 +115,24 @@ class Tower:
         name = self._program_name(inputs)
         program = replay.load_program(name)
         if program is None:
-            function = self._compile(inputs)
+            key = _shapes(inputs)
+            self._functions[key] = self._functions.get(key) or self._compile(inputs)
             program = replay.load_program(name)
             if program is None:
-                self._functions[_shapes(inputs)] = function
                 return None
         try:
-            workers = CoreWorkers(program, self._description.open_weights(), self._cores)
+            workers = CoreWorkers(program, self._arrays, self._cores)
             workers.map([inputs])
-        except Exception as error:  # noqa: BLE001  (parts of jaxlib that promise nothing; JAX does)
-            self._may_replay = False
-            replay.note_failure(error)
+        except Exception:  # noqa: BLE001  (parts of jaxlib that promise nothing; JAX does)
             return None
-        self._through_jax = None  # with its copy of the parameters
+        # With its copy of the parameters: what it compiled is found among the kept programs when it is called again.
+        self._through_jax = None
+        self._functions.clear()
         return workers
+
+    @cached_property
+    def _arrays(self) -> replay.SharedArrays:
+        return replay.SharedArrays(self._description.open_weights())
 
     def _replay(self, inputs: tuple[npt.NDArray[Any], ...]) -> Function | None:
         """Returns what an earlier run compiled for these shapes, having tried it; None if there is nothing to use."""
@@ -139,8 +143,7 @@ class Tower:
             return None
         try:
             if self._replayer is None:
-                source = self._description.open_weights()
-                self._replayer = replay.Replayer(lambda origin: origin.take(source))
+                self._replayer = replay.Replayer(self._arrays)
             function: Function = self._replayer.load(program)
             function(*inputs)
         except Exception as error:  # noqa: BLE001  (parts of jaxlib that promise nothing; JAX does)
@@ -178,14 +181,18 @@ def _shapes(inputs: tuple[npt.NDArray[Any], ...]) -> tuple[Any, ...]:
 class CoreWorkers:
     """A kept program in single-threaded copies, one for each core, which share its parameters.
 
-    Safe to use from several threads. The constructor may raise anything at all, see `model.replay`.
+    Safe to use from several threads. Every method may raise anything at all, see `model.replay`.
+
+    Args:
+        program: To run.
+        arrays: Its parameters.
+        count: Of copies, at most; they are made as they are needed.
     """
 
-    def __init__(self, program: replay.StoredProgram, source: WeightSource, count: int) -> None:
-        arrays = replay.SharedArrays(source)
+    def __init__(self, program: replay.StoredProgram, arrays: replay.SharedArrays, count: int) -> None:
+        self._program = program
+        self._arrays = arrays
         self._free: queue.SimpleQueue[Function] = queue.SimpleQueue()
-        for _ in range(count):
-            self._free.put(replay.Replayer(arrays.take, is_single_threaded=True).load(program))
         self._pool = ThreadPoolExecutor(count, thread_name_prefix="tower")
 
     def map(self, batches: Sequence[tuple[npt.NDArray[Any], ...]]) -> list[npt.NDArray[np.float32]]:
@@ -193,11 +200,13 @@ class CoreWorkers:
         return list(self._pool.map(self._run, batches))
 
     def _run(self, inputs: tuple[npt.NDArray[Any], ...]) -> npt.NDArray[np.float32]:
-        function = self._free.get()
         try:
-            return function(*inputs)
-        finally:
-            self._free.put(function)
+            function = self._free.get_nowait()
+        except queue.Empty:  # no more of them are ever at work than the pool has threads
+            function = replay.Replayer(self._arrays, is_single_threaded=True).load(self._program)
+        answer = function(*inputs)
+        self._free.put(function)
+        return answer
 
 
 class _ThroughJax:
@@ -221,7 +230,8 @@ class _ThroughJax:
 
         from model.weights import fill
 
-        devices = jax.local_devices()
+        with replay.making_client():  # JAX makes its own when it is first asked
+            devices = jax.local_devices()
         self._keeps_programs = keeps_programs and len(devices) == 1
         if not self._keeps_programs:
             # Either cache, never both: what XLA took from JAX's it cannot put whole into ours.
@@ -318,6 +328,9 @@ class _ThroughJax:
                     )
             else:
                 origin = beside.get(path)
+                # Two of the arrays that are stacked in a checkpoint may have the same integers and other steps.
+                if origin is not None and not np.array_equal(origin.take(self._source), values):
+                    origin = None
             if origin is not None:
                 found.append(origin)
             elif values.nbytes <= _LARGEST_CONSTANT_BYTES:
@@ -347,18 +360,26 @@ def _quantize(
             "source": source_fingerprint(),
         }
     )
-    known = cache.read_entry(_KIND, name)
-    if known is None:
+    chosen = _names_in(cache.read_entry(_KIND, name))
+    if chosen is None:
         exact = getattr(importlib.import_module(tower.module), tower.name).from_settings(
             description.settings, dtype=jnp.float32, param_dtype=jnp.float32
         )
         nnx.update(exact, nnx.state(model))
-        preprocessor = description.preprocessor
         pixels = int8.pictures_to_measure_with(
-            preprocessor.input_height_pixels, preprocessor.input_width_pixels
+            description.preprocessor.input_height_pixels, description.preprocessor.input_width_pixels
         )
-        chosen = int8.choose_products(exact, lambda whole: run(whole, pixels))
+        normalization = description.preprocessor.normalization
+        chosen = int8.choose_products(exact, lambda whole: run(whole, pixels), normalization)
         cache.write_entry(_KIND, name, json.dumps(sorted(chosen)).encode())
-    else:
-        chosen = frozenset(json.loads(known))
     int8.quantize(model, chosen, description.preprocessor.normalization)
+
+
+def _names_in(entry: bytes | None) -> frozenset[str] | None:
+    """Reads what `_quantize` kept; None if there is nothing, or it is damaged."""
+    try:
+        names = json.loads(entry or b"")
+    except ValueError:
+        return None
+    is_whole = isinstance(names, list) and all(isinstance(name, str) for name in names)
+    return frozenset(names) if is_whole else None

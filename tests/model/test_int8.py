@@ -1,10 +1,13 @@
 """Products of 8-bit integers: near the exact ones, and only where a model bears them."""
 
+import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Collection
 from pathlib import Path
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -15,7 +18,7 @@ from PIL import Image
 from model import CLIPModel, int8
 from model.clip import CLIPVisionModelWithProjection
 from model.encoder import Encoder
-from model.int8_weights import quantized
+from model.int8_weights import quantized, steps_of
 from model.layers import Build, Linear, PatchEmbedding
 from model.tokenizer import clip_tokenizer
 
@@ -47,7 +50,7 @@ def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_matrix_is_rounded_to_half_a_step_of_each_output() -> None:
     kernel = np.random.default_rng(0).standard_normal((40, 6)).astype(np.float32)
     kernel *= [1e-3, 1, 1, 50, 1, 0]
-    integers, steps = quantized(kernel)
+    integers, steps = quantized(kernel), steps_of(kernel)
     assert (integers.dtype, integers.shape, steps.dtype, steps.shape) == (np.int8, (6, 40), np.float32, (6,))
     assert np.abs(integers).max(axis=1).tolist() == [127] * 5 + [0]
     assert (np.abs(integers.T * steps - kernel) <= 0.5001 * steps).all()
@@ -92,29 +95,44 @@ def losses(**of: float) -> Callable[[Collection[str]], float]:
 
 
 def test_all_products_are_chosen_where_all_together_do_no_harm() -> None:
-    assert int8.choose(["a", "b"], losses(a=0.1, b=0.2), 0.65) == {"a", "b"}
+    assert int8.choose([["a"], ["b"]], losses(a=0.1, b=0.2), 0.65) == {"a", "b"}
 
 
 def test_what_costs_most_stays_exact() -> None:
-    assert int8.choose(["a", "b", "c"], losses(a=0.1, b=0.5, c=0.2), 0.65) == {"a", "c"}
+    assert int8.choose([["a", "b", "c"]], losses(a=0.1, b=0.5, c=0.2), 0.65) == {"a", "c"}
+
+
+def test_a_kind_that_costs_little_is_measured_as_one() -> None:
+    measured = []
+
+    def worst(names: Collection[str]) -> float:
+        measured.append("".join(sorted(names)))
+        return losses(a=0.01, b=0.02, c=0.5, d=0.1)(names)
+
+    assert int8.choose([["a", "b"], ["c", "d"]], worst, 0.8) == {"a", "b", "d"}
+    assert measured == ["abcd", "ab", "cd", "c", "d", "abd"]
 
 
 def test_what_costs_more_together_than_alone_is_tried_again_with_less() -> None:
     def worst(names: Collection[str]) -> float:
         return 1 - 0.1 * len(names) ** 2
 
-    assert int8.choose(["a", "b", "c", "d"], worst, 0.7) == {"a"}
+    assert int8.choose([["a", "b", "c", "d"]], worst, 0.7) == {"a"}
 
 
 def test_nothing_is_chosen_where_each_alone_does_harm() -> None:
-    assert int8.choose(["a", "b"], losses(a=0.5, b=0.6), 0.9) == frozenset()
+    assert int8.choose([["a", "b"]], losses(a=0.5, b=0.6), 0.9) == frozenset()
+
+
+def test_what_gives_no_number_stays_exact() -> None:
+    assert int8.choose([["a", "b"]], losses(a=float("nan"), b=0.01), 0.9) == {"b"}
 
 
 def test_a_tower_keeps_exact_what_its_weights_make_lopsided(wide: Path) -> None:
     pixels = int8.pictures_to_measure_with(64, 64).transpose(0, 3, 1, 2).astype(np.float32) / 128 - 1
 
     def chosen(tower: CLIPVisionModelWithProjection) -> frozenset[str]:
-        return int8.choose_products(tower, lambda model: model(pixels).image_embeds)
+        return int8.choose_products(tower, lambda model: model(pixels).image_embeds, NORMALIZATION)
 
     tower = CLIPVisionModelWithProjection.from_pretrained(wide)
     names = frozenset(int8.products(tower))
@@ -193,3 +211,45 @@ def test_texts_are_not_of_integers(wide: Path) -> None:
         Encoder.load(wide, precision="int8").encode_texts(texts),
         Encoder.load(wide, precision="bfloat16").encode_texts(texts),
     )
+
+
+@pytest.mark.parametrize("entry", [b"", b"[", b"{}", b"[1]", b"\xff"])
+def test_a_damaged_note_of_it_is_measured_again(
+    wide: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, entry: bytes
+) -> None:
+    monkeypatch.setenv("IMAGO_CACHE", str(tmp_path))
+    monkeypatch.setattr(int8, "choose_products", lambda *_: frozenset({"patch_embedding"}))
+    pixels = np.zeros((1, 64, 64, 3), np.uint8)
+    expected = Encoder.load(wide, precision="int8").encode_pixels(pixels)
+    (note,) = (tmp_path / "int8").iterdir()
+    assert note.read_bytes() == b'["patch_embedding"]'
+    note.write_bytes(entry)
+    for program in (tmp_path / "programs").iterdir():
+        program.unlink()
+    np.testing.assert_array_equal(Encoder.load(wide, precision="int8").encode_pixels(pixels), expected)
+    assert note.read_bytes() == b'["patch_embedding"]'
+
+
+@pytest.mark.parametrize("name", ["open-clip-scaled", "siglip", "clip-first-rules"])
+def test_of_every_family_the_integers_are_found_again_in_the_checkpoint(
+    golden: Callable[[str], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Towers keep queries, keys and values apart or stacked, and have a bias where others have none."""
+    monkeypatch.setattr(int8, "_LEAST_WIDTH", 1)
+    monkeypatch.setattr(int8, "choose_products", lambda model, *_: frozenset(int8.products(model)))
+    monkeypatch.setenv("IMAGO_CACHE", str(tmp_path))
+    folder = tmp_path / name
+    shutil.copytree(golden(name).folder, folder)
+    if not (folder / "open_clip_config.json").exists():
+        size = json.loads((folder / "config.json").read_text())["vision_config"]["image_size"]
+        settings = {"image_processor_type": "SiglipImageProcessor", "size": {"height": size, "width": size}}
+        (folder / "preprocessor_config.json").write_text(json.dumps(settings))
+    exact = Encoder.load(folder, precision="float32")
+    shape = (3, exact.preprocessor.input_height_pixels, exact.preprocessor.input_width_pixels, 3)
+    pixels = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    through_jax = Encoder.load(folder, precision="int8").encode_pixels(pixels)
+    replayed = Encoder.load(folder, precision="int8")
+    np.testing.assert_array_equal(replayed.encode_pixels(pixels), through_jax)
+    assert replayed._get_vision_tower()._through_jax is None
+    cosines = np.sum(through_jax * exact.encode_pixels(pixels), axis=1)
+    assert 0.99 < cosines.min() < 1 - 1e-7
