@@ -78,7 +78,13 @@ def test_cores_share_one_copy_of_the_parameters(cores: None, monkeypatch: pytest
         return load(self, program)
 
     monkeypatch.setattr(replay.Replayer, "load", noted)
-    Encoder.load("starter").encode_pixels(random_pixels(48))
+    encoder, pixels = Encoder.load("starter"), random_pixels(16)
+    encoder.encode_pixels(pixels)
+    (workers,) = encoder._get_vision_tower()._workers.values()
+    assert workers is not None
+    while not workers._free.empty():  # as if all were at work
+        workers._free.get_nowait()
+    workers.map([(pixels[:8],)])
     pointers = [
         [array.unsafe_buffer_pointer() for array in replayer._parameters.values()] for replayer in replayers
     ]
