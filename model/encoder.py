@@ -50,8 +50,10 @@ _SHORT_TEXT_LENGTHS = (8, 16, 32, 64, 128)
 TEXT_BATCHES = (32, 16, 4, 1)
 _WORTH_FILLING = 0.75
 
-# On a CPU small batches stay in a core's cache and beat large ones; a GPU wants to be filled.
+# On a CPU small batches stay in a core's cache and beat large ones, unless products take long enough to hide what lies
+# outside it; a GPU wants to be filled.
 _IMAGES_PER_CALL_CPU = 8
+_IMAGES_PER_CALL_CPU_FLOAT32 = 24
 _IMAGES_PER_CALL_GPU = 256
 # Of several calls a core that is disturbed makes fewer; of one each all would wait for it.
 _CALLS_PER_CORE = 2
@@ -138,7 +140,9 @@ class Encoder:
 
     @cached_property
     def _images_per_call(self) -> int:
-        return _IMAGES_PER_CALL_CPU if backend() == "cpu" else _IMAGES_PER_CALL_GPU * device_count()
+        if backend() != "cpu":
+            return _IMAGES_PER_CALL_GPU * device_count()
+        return _IMAGES_PER_CALL_CPU_FLOAT32 if self.precision == "float32" else _IMAGES_PER_CALL_CPU
 
     @property
     def precision(self) -> str:

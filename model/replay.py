@@ -249,9 +249,14 @@ class SharedArrays:
     def __init__(self, source: WeightSource) -> None:
         self._source = source
         self._arrays: dict[Origin | Constant, npt.NDArray[Any]] = {}
+        self._lock = threading.Lock()
 
     def take(self, origin: Origin | Constant) -> npt.NDArray[Any]:
         """Returns a parameter where XLA can read it in place: a device array of it is the same memory."""
+        with self._lock:
+            return self._taken(origin)
+
+    def _taken(self, origin: Origin | Constant) -> npt.NDArray[Any]:
         found = self._arrays.get(origin)
         if found is None:
             array = origin.take(self._source)

@@ -91,11 +91,18 @@ class Tower:
         """Returns what a call returns, for each of several batches of the same shapes.
 
         Where it can, each core computes a batch of its own: a program for one core spends nothing on dividing its work
-        and on waiting for the other half. A single batch has all cores to itself.
+        and on waiting for the other half. A batch that comes alone has all cores to itself, unless others came before.
         """
-        workers = self._workers_for(batches[0]) if len(batches) > 1 else None
-        if workers is not None:
-            return workers.map(batches)
+        if not batches:
+            return []
+        key = _shapes(batches[0])
+        if (len(batches) > 1 or key in self._workers) and (
+            workers := self._workers_for(batches[0])
+        ) is not None:
+            try:
+                return workers.map(batches)
+            except Exception:  # noqa: BLE001  (parts of jaxlib that promise nothing; JAX does)
+                self._workers[key] = None
         return [self(*batch) for batch in batches]
 
     def _workers_for(self, inputs: tuple[npt.NDArray[Any], ...]) -> CoreWorkers | None:
@@ -120,15 +127,10 @@ class Tower:
             program = replay.load_program(name)
             if program is None:
                 return None
-        try:
-            workers = CoreWorkers(program, self._arrays, self._cores)
-            workers.map([inputs])
-        except Exception:  # noqa: BLE001  (parts of jaxlib that promise nothing; JAX does)
-            return None
         # With its copy of the parameters: what it compiled is found among the kept programs when it is called again.
         self._through_jax = None
         self._functions.clear()
-        return workers
+        return CoreWorkers(program, self._arrays, self._cores)
 
     @cached_property
     def _arrays(self) -> replay.SharedArrays:

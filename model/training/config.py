@@ -128,6 +128,8 @@ class ModelConfig:
         learning_rate_scales: pattern to factor on the learning rate; the last one that matches counts.
         lora: None trains the parameters themselves.
         dtype: of the operands of matrix products; parameters are float32 in any case.
+        finished_image_size: in pixels, what the finished vision tower takes instead of the size that it was trained
+            at; kept only where it scores no worse on what was held out. `model.training.resolution` says what for.
     """
 
     base: str | None = None
@@ -137,6 +139,7 @@ class ModelConfig:
     learning_rate_scales: dict[str, float] = field(default_factory=dict)
     lora: LoraConfig | None = None
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    finished_image_size: int | None = None
 
     def __post_init__(self) -> None:
         _require(

@@ -24,7 +24,7 @@ import math
 import shutil
 import time
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +38,7 @@ from model.training.errors import ResumeError, TrainingDivergedError, TrainingEr
 from model.training.evaluation import overall, score
 from model.training.journal import Journal
 from model.training.parameters import learning_rate
+from model.training.resolution import with_image_size
 from model.training.result import (
     CARD_NAME,
     CURVE_NAME,
@@ -581,10 +582,9 @@ class _Run:
     def _finish(self, state: State) -> None:
         if self._best.step is None:
             self._keep_best(_Best(int(state.step)), self._prepared.trainer.whole(state.best_guess))
-        folder = self._best_folder(self._best.step)
+        folder, kept = self._finished_model(self._best_folder(self._best.step))
         publish(folder, self._output)
-        kept = load_start(folder, self._config.model.dtype)
-        self._report = self._measure_report(self._prepared.blueprint.take(kept.model))
+        self._report = self._measure_report(kept)
         self._journal.write(
             "end",
             step=int(state.step),
@@ -602,20 +602,38 @@ class _Run:
             self._how_trained(state),
         )
 
-    def _measure_report(self, parameters: Parameters) -> tuple[Figure, ...]:
-        prepared = self._prepared
+    def _finished_model(self, best: Path) -> tuple[Path, Prepared]:
+        """The best state as it is handed out, and the means to score it."""
+        kept_model = load_start(best, self._config.model.dtype).model
+        kept = replace(self._prepared, parameters=self._prepared.blueprint.take(kept_model))
+        size = self._config.model.finished_image_size
+        if size is None:
+            return best, kept
+        resized_folder = self._work / "resized"
+        with_image_size(best, resized_folder, size)
+        resized = self._prepared.with_model(load_start(resized_folder, self._config.model.dtype))
+        scores = {test.title: score(test, resized.embedder, resized.parameters) for test in resized.tests}
+        mean = overall(list(scores.values())) if scores else None
+        if mean is not None and self._best.score is not None and mean < self._best.score:
+            self._notice(f"images of {size} pixels score worse than those of the training: the latter are kept")
+            return best, kept
+        self._best = _Best(self._best.step, mean, scores)
+        return resized_folder, resized
+
+    def _measure_report(self, prepared: Prepared) -> tuple[Figure, ...]:
         figures = []
         for settings, source in prepared.reports:
             test = prepared.test_set(source, settings.title or settings.path.name)
             if test is None:
                 self._notice(f"{settings.path} cannot be scored: it has one class only, or too few images")
                 continue
-            before = (
-                None
-                if self._config.model.base is None
-                else score(test, prepared.embedder, prepared.parameters)
-            )
-            figures.append(Figure.of(test, score(test, prepared.embedder, parameters), before))
+            before = None
+            if self._config.model.base is not None:
+                began = self._prepared
+                is_same_size = prepared.start.description.preprocessor == began.start.description.preprocessor
+                shown = test if is_same_size else began.test_set(source, test.title)
+                before = score(shown or test, began.embedder, began.parameters)
+            figures.append(Figure.of(test, score(test, prepared.embedder, prepared.parameters), before))
         return tuple(figures)
 
     def _validation_figures(self) -> tuple[Figure, ...]:

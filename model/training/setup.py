@@ -19,6 +19,7 @@ from model.training.batches import BatchMaker, LengthCounter
 from model.training.errors import TrainingDataError
 from model.training.evaluation import TestSet, prepare
 from model.training.parameters import LOGIT_BIAS, Blueprint, Plan
+from model.training.resolution import check_image_size
 from model.training.sources import held_out, open_source, spread
 from model.training.start import find_base, load_start, make_new
 from model.training.step import Embedder, Trainer
@@ -257,6 +258,30 @@ class Prepared:
                 classes=classes,
             )
 
+    def validation_sets(self) -> tuple[TestSet, ...]:
+        """Make a test set of what each source holds out."""
+        titles: dict[str, int] = {}
+        tests = []
+        for source, whole in self.data.held_out:
+            count = titles[source.title] = titles.get(source.title, 0) + 1
+            # Two sources of the same name are two tests all the same.
+            title = source.title if count == 1 else f"{source.title} ({count})"
+            tests.append(self.test_set(source, title, whole))
+        return tuple(test for test in tests if test is not None)
+
+    def with_model(self, start: Start) -> Prepared:
+        """The same for another checkpoint of the same kind, to be scored."""
+        blueprint = Blueprint(start.model)
+        embedder = Embedder(
+            blueprint,
+            start.description.preprocessor,
+            reads_attention_mask=start.description.reads_attention_mask,
+            devices=choose_devices(self.config),
+        )
+        parameters = blueprint.take(start.model)
+        other = replace(self, start=start, blueprint=blueprint, parameters=parameters, embedder=embedder)
+        return replace(other, tests=other.validation_sets())
+
 
 def prepare_run(config: TrainingConfig, work: Path) -> Prepared:
     """Open and check everything.
@@ -271,6 +296,8 @@ def prepare_run(config: TrainingConfig, work: Path) -> Prepared:
     # Read after the last step only, but what is not there shall be known before the first.
     reports = tuple((settings, open_source(settings)) for settings in config.report)
     start = load_start(starting_folder(config, data, maker, work), config.model.dtype)
+    if config.model.finished_image_size is not None:
+        check_image_size(dict(start.description.settings), config.model.finished_image_size)
     config = replace(config, optimizer=config.optimizer.for_width(start.vision_width))
     tokenizer = make_tokenizer(config, start, data, maker)
     preprocessor = start.description.preprocessor
@@ -308,11 +335,4 @@ def prepare_run(config: TrainingConfig, work: Path) -> Prepared:
             devices=devices,
         ),
     )
-    titles: dict[str, int] = {}
-    tests = []
-    for source, whole in data.held_out:
-        count = titles[source.title] = titles.get(source.title, 0) + 1
-        # Two sources of the same name are two tests all the same.
-        title = source.title if count == 1 else f"{source.title} ({count})"
-        tests.append(prepared.test_set(source, title, whole))
-    return replace(prepared, tests=tuple(test for test in tests if test is not None))
+    return replace(prepared, tests=prepared.validation_sets())

@@ -20,7 +20,7 @@ def test_of_matrices_only_the_narrow_copies_are_kept(tmp_path: Path, monkeypatch
     before = {id(array) for array in jax.live_arrays()}
     encoder = Encoder.load("starter", precision="bfloat16")
     encoder.encode_texts(["dog"])
-    encoder.encode_pixels(np.zeros((1, 60, 60, 3), np.uint8))
+    encoder.encode_pixels(random_pixels(1))
     gc.collect()
     # By the memory itself: JAX lists some arrays twice.
     new = {array.unsafe_buffer_pointer(): array for array in jax.live_arrays() if id(array) not in before}
@@ -41,7 +41,9 @@ def cores(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def random_pixels(count: int) -> np.ndarray:
-    return np.random.default_rng(0).integers(0, 256, (count, 60, 60, 3), dtype=np.uint8)
+    preprocessor = Encoder.load("starter").preprocessor
+    shape = (count, preprocessor.input_height_pixels, preprocessor.input_width_pixels, 3)
+    return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
 
 
 def one_by_one(pixels: np.ndarray) -> np.ndarray:
@@ -51,7 +53,7 @@ def one_by_one(pixels: np.ndarray) -> np.ndarray:
 
 def test_each_core_computes_batches_of_its_own(cores: None, monkeypatch: pytest.MonkeyPatch) -> None:
     encoder = Encoder.load("starter")
-    assert encoder.batch_size == 3 * 2 * 8
+    assert encoder.batch_size == 3 * 2 * encoder._images_per_call
     used, together = set(), threading.Barrier(3, timeout=60)
     run = towers.CoreWorkers._run
 
@@ -61,7 +63,7 @@ def test_each_core_computes_batches_of_its_own(cores: None, monkeypatch: pytest.
             together.wait()  # which takes all three at once
         return run(self, inputs)
 
-    pixels = random_pixels(45)
+    pixels = random_pixels(5 * encoder._images_per_call + 2)
     encoder.encode_pixels(pixels)
     monkeypatch.setattr(towers.CoreWorkers, "_run", counted)
     vectors = encoder.encode_pixels(pixels)
@@ -78,7 +80,7 @@ def test_cores_share_one_copy_of_the_parameters(cores: None, monkeypatch: pytest
         return load(self, program)
 
     monkeypatch.setattr(replay.Replayer, "load", noted)
-    encoder, pixels = Encoder.load("starter"), random_pixels(16)
+    encoder, pixels = Encoder.load("starter", precision="bfloat16"), random_pixels(16)
     encoder.encode_pixels(pixels)
     (workers,) = encoder._get_vision_tower()._workers.values()
     assert workers is not None
@@ -99,7 +101,7 @@ def test_a_tower_whose_programs_cannot_be_run_again_computes_through_jax(
     def fail(*_: object, **__: object) -> None:
         raise RuntimeError("another jaxlib")
 
-    pixels = random_pixels(20)
+    pixels = random_pixels(30)
     expected = one_by_one(pixels)
     monkeypatch.setattr(replay.Replayer, "load", fail)
     np.testing.assert_allclose(Encoder.load("starter").encode_pixels(pixels), expected, atol=2e-6)
@@ -128,7 +130,7 @@ def test_the_variable_that_bounds_threads_is_left_as_it_was(monkeypatch: pytest.
 
 
 def test_a_worker_computes_in_one_thread(cores: None) -> None:
-    encoder = Encoder.load("starter")
+    encoder = Encoder.load("starter", precision="bfloat16")
     pixels = random_pixels(16)
     encoder.encode_pixels(pixels)
     (workers,) = encoder._get_vision_tower()._workers.values()

@@ -1,0 +1,87 @@
+"""Larger images for a finished tower."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from model import Encoder
+from model.errors import ConfigurationError
+from model.registry import find_model
+from model.training import TrainingConfig, train
+from model.training import run as run_module
+from model.training.resolution import _interpolated, check_image_size, with_image_size
+
+STARTER = find_model("starter").folder
+CLIP = {"model_type": "clip", "vision_config": {"image_size": 60, "patch_size": 10}}
+
+
+def test_places_between_places_get_what_lies_between() -> None:
+    slope = np.arange(64, dtype=np.float32).reshape(8, 8)
+    positions = np.stack([slope.reshape(-1), 1 - slope.T.reshape(-1)], axis=1)
+    larger = _interpolated(positions, 8, 16)
+    # Inside, where nothing is extrapolated, a slope stays one: half a step a place.
+    across, down = (larger[:, column].reshape(16, 16)[4:12, 4:12] for column in (0, 1))
+    np.testing.assert_allclose(np.diff(across, axis=1), 0.5, atol=1e-4)
+    np.testing.assert_allclose(np.diff(across, axis=0), 4.0, atol=1e-4)
+    np.testing.assert_allclose(np.diff(down, axis=0), -0.5, atol=1e-4)
+    np.testing.assert_allclose(_interpolated(positions, 8, 8), positions, atol=1e-5)
+
+
+def test_the_class_token_s_row_stays_as_it_is() -> None:
+    positions = np.random.default_rng(0).standard_normal((10, 3)).astype(np.float16)
+    larger = _interpolated(positions, 3, 5)
+    assert (larger.shape, larger.dtype) == ((26, 3), np.float16)
+    np.testing.assert_array_equal(larger[0], positions[0])
+
+
+def test_the_copy_takes_larger_images_and_sees_much_the_same(
+    tmp_path: Path, draw_picture: Callable[[int], Image.Image]
+) -> None:
+    size = json.loads((STARTER / "config.json").read_text())["vision_config"]["image_size"] + 10
+    with_image_size(STARTER, tmp_path / "larger", size)
+    before, after = Encoder.load(STARTER), Encoder.load(tmp_path / "larger")
+    assert (after.preprocessor.input_height_pixels, after.preprocessor.input_width_pixels) == (size, size)
+    pictures = [draw_picture(seed) for seed in range(8)]
+    same = after.encode_images(pictures) @ before.encode_images(pictures).T
+    assert (np.diag(same) > 0.8).all()
+    assert (np.argmax(same, axis=1) == np.arange(8)).all()
+    np.testing.assert_array_equal(after.encode_texts(["dog"]), before.encode_texts(["dog"]))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (CLIP, "finished_image_size = 65 must be a multiple of the patch size, 10"),
+        (CLIP | {"model_type": "vision-text-dual-encoder"}, "for CLIP and SigLIP models"),
+        ({"model_type": "clip", "vision_config": {"image_size": [60, 80]}}, "for square images"),
+    ],
+)
+def test_what_cannot_be_resized_is_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        check_image_size(settings, 65)
+
+
+@pytest.mark.parametrize(("score_after", "size"), [(0.6, 24), (0.4, 16)])
+def test_a_run_hands_out_the_size_that_scores_better(
+    make_settings: Callable[..., TrainingConfig],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    score_after: float,
+    size: int,
+) -> None:
+    config = make_settings(schedule={"steps": 2})
+    settings = config.to_dict()["model"] | {"finished_image_size": 24}
+    config = make_settings(model=settings, schedule={"steps": 2}, report=[{"path": str(config.data[0].path)}])
+    scores = iter([0.5, 0.5, score_after])  # before the first step, after the last, of the larger images
+    monkeypatch.setattr(run_module, "overall", lambda _: next(scores))
+    summary = train(config, tmp_path)
+    written = json.loads((tmp_path / "config.json").read_text())
+    assert written["vision_config"]["image_size"] == size
+    assert Encoder.load(tmp_path).preprocessor.input_height_pixels == size
+    assert len(summary.report) == 1
+    assert any("24 pixels score worse" in notice for notice in summary.notices) == (size == 16)
