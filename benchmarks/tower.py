@@ -1,11 +1,10 @@
 """How many images a second our vision tower takes, and texts its text tower: prints one JSON object.
 
-    .venv/bin/python -m benchmarks.tower MODEL [--texts] [--precision auto] [--batch N] [--calls 8] [--peak-tflops 989]
+    .venv/bin/python -m benchmarks.tower MODEL [--texts] [--precision auto] [--batch 32] [--calls 8] [--peak-tflops 989]
 
-The batch is what `imago index` gives the tower at a time. With --texts, the text tower is measured instead, in a
-process that has done nothing else, as a search is. With --peak-tflops, what the accelerator could do at most in that
-precision, also the share of it that the tower uses: twice the multiplications of its matrix products against the clock.
-Compiling and two calls are not measured.
+With --texts, the text tower is measured instead, in a process that has done nothing else, as a search is. With
+--peak-tflops, what the accelerator could do at most in that precision, also the share of it that the tower uses:
+twice the multiplications of its matrix products against the clock. Compiling and two calls are not measured.
 """
 
 from __future__ import annotations
@@ -58,7 +57,7 @@ def main() -> None:
     )
     arguments.add_argument("model")
     arguments.add_argument("--precision", default="auto")
-    arguments.add_argument("--batch", type=int)
+    arguments.add_argument("--batch", type=int, default=32)
     arguments.add_argument("--texts", action="store_true", help="measure the text tower, not the images'")
     arguments.add_argument("--calls", type=int, default=8)
     arguments.add_argument("--peak-tflops", type=float)
@@ -78,7 +77,7 @@ def measure_texts(options: argparse.Namespace) -> dict[str, object]:
 def measure_images(options: argparse.Namespace) -> dict[str, object]:
     keep_freed_memory()  # as `imago index` does
     encoder = Encoder.load(options.model, precision=options.precision)
-    side, batch = encoder.preprocessor.input_height_pixels, options.batch or encoder.batch_size
+    side, batch = encoder.preprocessor.input_height_pixels, options.batch
     pixels = np.random.default_rng(0).integers(0, 256, (batch, side, side, 3), dtype=np.uint8)
     images = batch / statistics.median(seconds_of(lambda _: encoder.encode_pixels(pixels), options.calls))
     found = {"precision": encoder.precision, "batch": batch, "images_per_second": images}

@@ -50,13 +50,9 @@ _SHORT_TEXT_LENGTHS = (8, 16, 32, 64, 128)
 TEXT_BATCHES = (32, 16, 4, 1)
 _WORTH_FILLING = 0.75
 
-# On a CPU small batches stay in a core's cache and beat large ones, unless products take long enough to hide what lies
-# outside it; a GPU wants to be filled.
+# On a CPU small batches stay in a core's cache and beat large ones; a GPU wants to be filled.
 _IMAGES_PER_CALL_CPU = 8
-_IMAGES_PER_CALL_CPU_FLOAT32 = 24
 _IMAGES_PER_CALL_GPU = 256
-# Of several calls a core that is disturbed makes fewer; of one each all would wait for it.
-_CALLS_PER_CORE = 2
 # So that the pictures of a call, and what is computed of them, fit into memory on whatever machine.
 _MOST_CORES = 32
 
@@ -135,14 +131,12 @@ class Encoder:
     @cached_property
     def batch_size(self) -> int:
         """How many pictures at a time this machine encodes fastest."""
-        calls = _CALLS_PER_CORE * min(available_cores(), _MOST_CORES) if backend() == "cpu" else 1
+        calls = min(available_cores(), _MOST_CORES) if backend() == "cpu" else 1
         return calls * self._images_per_call
 
     @cached_property
     def _images_per_call(self) -> int:
-        if backend() != "cpu":
-            return _IMAGES_PER_CALL_GPU * device_count()
-        return _IMAGES_PER_CALL_CPU_FLOAT32 if self.precision == "float32" else _IMAGES_PER_CALL_CPU
+        return _IMAGES_PER_CALL_CPU if backend() == "cpu" else _IMAGES_PER_CALL_GPU * device_count()
 
     @property
     def precision(self) -> str:

@@ -115,7 +115,7 @@ ALIASES: dict[str, Alias] = {
         Alias(
             name="starter",
             hub_id=None,
-            summary="in this package, needs no network; knows a few hundred everyday things at 60 pixels",
+            summary="in this package, needs no network; knows a few hundred everyday things at 70 pixels",
             download_bytes=0,
             languages="English",
             licence="Apache-2.0 (trained on research data)",

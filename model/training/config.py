@@ -129,7 +129,7 @@ class ModelConfig:
         lora: None trains the parameters themselves.
         dtype: of the operands of matrix products; parameters are float32 in any case.
         finished_image_size: in pixels, what the finished vision tower takes instead of the size that it was trained
-            at; kept only where it scores no worse on what was held out. `model.training.resolution` says what for.
+            at; kept only where what was held out scores no worse, pooled by images. See `model.training.resolution`.
     """
 
     base: str | None = None

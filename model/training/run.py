@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jax
+import numpy as np
 from filelock import FileLock, Timeout
 
 from model.cache import keep_compiled_code
@@ -53,9 +54,10 @@ from model.training.setup import RUN_NAME, prepare_run
 from model.training.start import load_start
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from model.training.config import TrainingConfig
+    from model.training.evaluation import TestSet
     from model.training.parameters import Parameters
     from model.training.setup import Prepared
     from model.training.step import Measured, State
@@ -613,11 +615,12 @@ class _Run:
         with_image_size(best, resized_folder, size)
         resized = self._prepared.with_model(load_start(resized_folder, self._config.model.dtype))
         scores = {test.title: score(test, resized.embedder, resized.parameters) for test in resized.tests}
-        mean = overall(list(scores.values())) if scores else None
-        if mean is not None and self._best.score is not None and mean < self._best.score:
-            self._notice(f"images of {size} pixels score worse than those of the training: the latter are kept")
+        if scores and _pooled(scores, resized.tests) < _pooled(self._best.scores, resized.tests):
+            self._notice(
+                f"images of {size} pixels score worse than those of the training: the latter are kept"
+            )
             return best, kept
-        self._best = _Best(self._best.step, mean, scores)
+        self._best = _Best(self._best.step, overall(list(scores.values())) if scores else None, scores)
         return resized_folder, resized
 
     def _measure_report(self, prepared: Prepared) -> tuple[Figure, ...]:
@@ -709,6 +712,13 @@ class _Run:
             without_text=self._prepared.data.without_text,
             notices=tuple(self._notices),
         )
+
+
+def _pooled(scores: Mapping[str, dict[str, float]], tests: Sequence[TestSet]) -> float:
+    """One figure of several test sets, each counting by its images: small ones say little about a small difference."""
+    images = [len(test.pixels) for test in tests]
+    figures = [overall([scores[test.title]]) for test in tests]
+    return float(np.average(figures, weights=images))
 
 
 def _flatten(values: Any, name: str = "") -> dict[str, Any]:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -314,14 +315,14 @@ def test_paths_that_are_no_utf8_are_printed_byte_for_byte(pictures: Path, own_li
 
 
 @pytest.mark.skipif(os.name != "posix", reason="sends POSIX signals")
-def test_ctrl_c_keeps_what_was_done_and_says_how_to_go_on(
-    tmp_path: Path, draw_picture: Callable[[int], Image.Image], run: Run
-) -> None:
+def test_ctrl_c_keeps_what_was_done_and_says_how_to_go_on(tmp_path: Path, run: Run) -> None:
     folder = tmp_path / "many"
     folder.mkdir()
-    count = 1200
-    for seed in range(count):
-        draw_picture(seed).resize((80, 60)).save(folder / f"{seed:04}.png")
+    # Enough for a run that is longer than the two seconds until it writes down what is done.
+    count = 6000
+    pixels = np.random.default_rng(0).integers(0, 256, (count, 60, 80, 3), dtype=np.uint8)
+    for number in range(count):
+        Image.fromarray(pixels[number]).save(folder / f"{number:04}.png", compress_level=0)
     command = [sys.executable, "-m", "app", "index", str(folder)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         deadline = time.monotonic() + 120

@@ -92,7 +92,7 @@ def test_texts_are_read_as_the_text_tower_reads_them_padded_to_the_end(starter: 
 def test_nothing_in_gives_nothing_out(starter: Encoder) -> None:
     assert starter.encode_texts([]).shape == (0, 192)
     assert starter.encode_images([]).shape == (0, 192)
-    assert starter.encode_pixels(np.zeros((0, 60, 60, 3), np.uint8)).shape == (0, 192)
+    assert starter.encode_pixels(np.zeros((0, 70, 70, 3), np.uint8)).shape == (0, 192)
 
 
 def test_a_word_is_nearest_to_the_picture_of_its_colour(starter: Encoder) -> None:
@@ -105,9 +105,9 @@ def test_a_word_is_nearest_to_the_picture_of_its_colour(starter: Encoder) -> Non
 @pytest.mark.parametrize(
     ("pixels", "message"),
     [
-        (np.zeros((1, 60, 60, 3), np.float32), "got float32 (1, 60, 60, 3)"),
-        (np.zeros((1, 32, 60, 3), np.uint8), "Expected uint8 pixels of shape (batch, 60, 60, 3)"),
-        (np.zeros((60, 60, 3), np.uint8), "got uint8 (60, 60, 3)"),
+        (np.zeros((1, 70, 70, 3), np.float32), "got float32 (1, 70, 70, 3)"),
+        (np.zeros((1, 32, 70, 3), np.uint8), "Expected uint8 pixels of shape (batch, 70, 70, 3)"),
+        (np.zeros((70, 70, 3), np.uint8), "got uint8 (70, 70, 3)"),
         ([1, 2], "got list"),
     ],
 )
@@ -194,7 +194,7 @@ def test_files_that_contradict_each_other_are_named(tmp_path: Path) -> None:
     folder = copy_of_starter(tmp_path / "sizes")
     rewrite(folder / "preprocessor_config.json", lambda config: config.update(crop_size=32))
     with pytest.raises(
-        CheckpointError, match="takes pictures of 60x60 pixels, its preprocessing makes 32x32"
+        CheckpointError, match="takes pictures of 70x70 pixels, its preprocessing makes 32x32"
     ):
         Encoder.load(folder)
 

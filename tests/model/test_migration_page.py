@@ -32,7 +32,7 @@ def names(tmp_path: Path) -> dict[str, Any]:
         "folder": tmp_path / "trained",
         "input_ids": np.array([[2, 50, 60, 3], [2, 70, 80, 3]]),
         "attention_mask": np.ones((2, 4), dtype=np.int64),
-        "pixel_values": random.standard_normal((2, 3, 60, 60)).astype(np.float32),
+        "pixel_values": random.standard_normal((2, 3, 70, 70)).astype(np.float32),
         "picture": Image.new("RGB", (80, 60), "red"),
     }
 
