@@ -71,6 +71,7 @@ _HARMLESS = (
     "settings.report",
     "settings.schedule.log_every",
     "settings.schedule.checkpoint_every",
+    "settings.model.finished_image_size",
 )
 
 # How many there are in a run whose settings leave it open.

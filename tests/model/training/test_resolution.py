@@ -1,5 +1,6 @@
 """Larger images for a finished tower."""
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -94,3 +95,15 @@ def test_a_run_hands_out_the_size_that_scores_better(
     assert Encoder.load(tmp_path).preprocessor.input_height_pixels == size
     assert len(summary.report) == 1
     assert any("24 pixels score worse" in notice for notice in summary.notices) == (size == 16)
+
+
+def test_a_run_that_is_done_can_still_be_asked_for_another_size(
+    make_settings: Callable[..., TrainingConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = make_settings(schedule={"steps": 2})
+    train(config, tmp_path)
+    monkeypatch.setattr(run_module, "_pooled", lambda *_: 0.5)
+    larger = dataclasses.replace(config, model=dataclasses.replace(config.model, finished_image_size=24))
+    summary = train(larger, tmp_path)
+    assert summary.resumed_from == 2
+    assert Encoder.load(tmp_path).preprocessor.input_height_pixels == 24
