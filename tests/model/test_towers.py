@@ -4,12 +4,13 @@ import gc
 import os
 import subprocess
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 
 from model import encoder as encoder_module
 from model import replay, towers
@@ -35,10 +36,17 @@ def test_of_matrices_only_the_narrow_copies_are_kept(tmp_path: Path, monkeypatch
 
 
 @pytest.fixture
-def cores(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def cores(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     """Three cores, whatever there are, and a cache of the test's own."""
     monkeypatch.setattr(encoder_module, "available_cores", lambda: 3)
     monkeypatch.setenv("IMAGO_CACHE", str(tmp_path / "cache"))
+    # What JAX takes from a cache of its own, which other tests may have turned on, cannot be kept in ours.
+    before = jax.config.values["jax_enable_compilation_cache"]
+    jax.config.update("jax_enable_compilation_cache", False)
+    compilation_cache.reset_cache()
+    yield
+    jax.config.update("jax_enable_compilation_cache", before)
+    compilation_cache.reset_cache()
 
 
 def random_pixels(count: int) -> np.ndarray:
