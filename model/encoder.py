@@ -131,8 +131,7 @@ class Encoder:
     @cached_property
     def batch_size(self) -> int:
         """How many pictures at a time this machine encodes fastest."""
-        calls = min(available_cores(), _MOST_CORES) if backend() == "cpu" else 1
-        return calls * self._images_per_call
+        return _calls_at_once() * self._images_per_call
 
     @cached_property
     def _images_per_call(self) -> int:
@@ -364,8 +363,12 @@ def _vision_tower(description: CheckpointDescription, precision: str) -> Tower:
         features: jax.Array = getattr(model(values.transpose(0, 3, 1, 2)), description.vision_tower.output)
         return features
 
-    cores = min(available_cores(), _MOST_CORES) if backend() == "cpu" else 1
-    return Tower(description, description.vision_tower, precision, run, cores=cores)
+    return Tower(description, description.vision_tower, precision, run, cores=_calls_at_once())
+
+
+def _calls_at_once() -> int:
+    """Tells how many calls of a picture's tower compute side by side: one on each core of a CPU."""
+    return min(available_cores(), _MOST_CORES) if backend() == "cpu" else 1
 
 
 def _tokenizer_files(folder: Path) -> list[str]:

@@ -136,17 +136,17 @@ def _exact_product(left: jax.Array, right: jax.Array) -> jax.Array:
     return jnp.matmul(left, right, precision=jax.lax.Precision.HIGHEST)
 
 
-Places: TypeAlias = list[tuple[nnx.Module, str]]
+Parts: TypeAlias = list[tuple[nnx.Module, str]]
 """Modules, and the names of their attributes."""
 
 
-def products(model: nnx.Module) -> dict[str, Places]:
+def products(model: nnx.Module) -> dict[str, Parts]:
     """Where the products of a vision tower are that may be of integers, by name.
 
     Queries, keys and values share their inputs and go together. Attention's own products and projections are a small
     part of the work and stay as they are, and so do towers that are narrow.
     """
-    found: dict[str, Places] = {}
+    found: dict[str, Parts] = {}
     for path, module in nnx.iter_modules(model):
         if isinstance(module, PreNormBlock) and module.mlp.up.kernel.shape[0] >= _LEAST_WIDTH:
             name = ".".join(map(str, path))

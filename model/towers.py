@@ -162,18 +162,23 @@ class Tower:
         return self._through_jax.compile(inputs, self._program_name(inputs))
 
     def _program_name(self, inputs: tuple[npt.NDArray[Any], ...]) -> str:
-        description = self._description
-        tower = {
-            "class": [self._class.module, self._class.name, self._class.output],
-            "settings": without_labels(dict(description.settings)),
-            "image": description.preprocessor.to_dict(),
-            "mask": description.reads_attention_mask,
-            "rows": description.embedding_table,
+        tower = _facts(self._description, self._class) | {
+            "mask": self._description.reads_attention_mask,
+            "rows": self._description.embedding_table,
             "precision": self._precision,
-            # Not their layout alone: where parameters come from was found by comparing values.
-            "weights": description.weights_fingerprint(),
         }
         return replay.program_name(tower=tower, inputs=inputs)
+
+
+def _facts(description: CheckpointDescription, tower: TowerClass) -> dict[str, Any]:
+    """What makes a tower's numbers what they are, ready for JSON."""
+    return {
+        "class": [tower.module, tower.name, tower.output],
+        "settings": without_labels(dict(description.settings)),
+        "image": description.preprocessor.to_dict(),
+        # Not their layout alone: where parameters come from was found by comparing values.
+        "weights": description.weights_fingerprint(),
+    }
 
 
 def _shapes(inputs: tuple[npt.NDArray[Any], ...]) -> tuple[Any, ...]:
@@ -362,15 +367,7 @@ def _quantize(
 
     if not int8.products(model):
         return
-    name = fingerprint_of_settings(
-        {
-            "class": [tower.module, tower.name, tower.output],
-            "weights": description.weights_fingerprint(),
-            "settings": without_labels(dict(description.settings)),
-            "image": description.preprocessor.to_dict(),
-            "source": source_fingerprint(),
-        }
-    )
+    name = fingerprint_of_settings(_facts(description, tower) | {"source": source_fingerprint()})
     chosen = _names_in(cache.read_entry(_KIND, name))
     if chosen is None:
         exact = getattr(importlib.import_module(tower.module), tower.name).from_settings(

@@ -19,6 +19,7 @@ from safetensors.numpy import load_file, save_file
 from model.checkpoint import CONFIG_NAME, SAFETENSORS_NAME, read_json
 from model.configuration import grid
 from model.errors import ConfigurationError
+from model.training.result import publish
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -61,9 +62,7 @@ def with_image_size(source: Path, target: Path, size_pixels: int) -> None:
     before, after = (grid(size, vision["patch_size"])[0] for size in (vision["image_size"], size_pixels))
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir(parents=True)
-    for file in source.iterdir():
-        if file.is_file():
-            shutil.copyfile(file, target / file.name)
+    publish(source, target)
     arrays = load_file(source / SAFETENSORS_NAME)
     arrays[_POSITIONS] = _interpolated(arrays[_POSITIONS], before, after)
     save_file(arrays, target / SAFETENSORS_NAME, metadata={"format": "pt"})
