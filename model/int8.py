@@ -17,7 +17,7 @@ import numpy as np
 from flax import nnx
 
 from model.int8_weights import LARGEST_INTEGER, SMALLEST_LARGEST, quantized, steps_of
-from model.layers import Linear, PatchEmbedding, PreNormBlock, along_last, patches_of
+from model.layers import Linear, PatchEmbedding, PreNormBlock, along_last, patches_of, unit_length
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Sequence
@@ -214,7 +214,7 @@ def choose_products(
             switches[name].append(new)
     if not switches:
         return frozenset()
-    vectors = nnx.jit(lambda tower: _unit(run(tower)))
+    vectors = nnx.jit(lambda tower: unit_length(run(tower)))
 
     def vectors_with(names: Collection[str]) -> npt.NDArray[np.float32]:
         for name, parts in switches.items():
@@ -277,13 +277,6 @@ def _cheapest(losses: dict[frozenset[str], float], allowed: float) -> Iterator[f
         if total > allowed:
             return
         yield names
-
-
-def _unit(features: jax.Array) -> jax.Array:
-    features = features.astype(jnp.float32)
-    return features / jnp.maximum(
-        jnp.linalg.norm(features, axis=-1, keepdims=True), np.finfo(np.float32).tiny
-    )
 
 
 def pictures_to_measure_with(height_pixels: int, width_pixels: int) -> npt.NDArray[np.uint8]:

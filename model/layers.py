@@ -220,6 +220,13 @@ def along_last(vector: jax.Array, like: jax.Array) -> jax.Array:
     return vector.astype(jnp.float32).reshape((1,) * (like.ndim - 1) + vector.shape)
 
 
+def unit_length(features: jax.Array) -> jax.Array:
+    """Bring float (n, dimension) to float32 and to rows of length 1; a row of zeros stays one."""
+    features = features.astype(jnp.float32)
+    length = jnp.linalg.norm(features, axis=-1, keepdims=True)
+    return features / jnp.maximum(length, np.finfo(np.float32).tiny)
+
+
 Places: TypeAlias = int | jax.Array
 """One token of each sequence: the same in all, or integer (batch,)."""
 

@@ -235,6 +235,7 @@ class _ThroughJax:
         import jax.numpy as jnp
         from flax import nnx
 
+        from model.layers import unit_length
         from model.weights import fill
 
         with replay.making_client():  # JAX makes its own when it is first asked
@@ -265,9 +266,7 @@ class _ThroughJax:
         def function(parameters: list[jax.Array], *inputs: jax.Array) -> jax.Array:
             leaves = [shell.replace(value) for shell, value in zip(shells, parameters, strict=True)]
             whole = nnx.from_flat_state(list(zip(paths, leaves, strict=True)))
-            features = run(nnx.merge(structure, whole), *inputs).astype(jnp.float32)
-            length = jnp.linalg.norm(features, axis=-1, keepdims=True)
-            return features / jnp.maximum(length, np.finfo(np.float32).tiny)
+            return unit_length(run(nnx.merge(structure, whole), *inputs))
 
         mesh = jax.sharding.Mesh(np.asarray(devices), ("batch",))
         whole, divided = jax.sharding.PartitionSpec(), jax.sharding.PartitionSpec("batch")  # type: ignore[no-untyped-call]
