@@ -11,9 +11,13 @@ import os
 import tempfile
 import threading
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from model.identity import fingerprint_of_file
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 _jax_lock = threading.Lock()
 _jax_is_set_up = False
@@ -37,7 +41,18 @@ def read_entry(kind: str, name: str) -> bytes | None:
         return None
 
 
-def write_entry(kind: str, name: str, content: bytes) -> None:
+def map_entry(kind: str, name: str, size_bytes: int) -> npt.NDArray[np.uint8] | None:
+    """Maps what `write_entry` kept into memory, to be read only; None if it is not there or of another size."""
+    import numpy as np
+
+    try:
+        content = np.memmap(cache_folder() / kind / name, dtype=np.uint8, mode="r")
+    except (OSError, ValueError):  # not there; empty
+        return None
+    return np.asarray(content) if content.size == size_bytes else None
+
+
+def write_entry(kind: str, name: str, content: bytes | memoryview) -> None:
     """Keeps some bytes, whole or not at all; does nothing where the folder cannot be written."""
     folder = cache_folder() / kind
     try:

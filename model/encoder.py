@@ -32,7 +32,7 @@ from model.tokenizer import TextCleaning, TextTokenizer, clip_tokenizer, read_to
 from model.towers import Tower
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     import jax
@@ -49,6 +49,26 @@ _SHORT_TEXT_LENGTHS = (8, 16, 32, 64, 128)
 # sizes, few programs: those between are put together, and filled up only where little is missing.
 TEXT_BATCHES = (32, 16, 4, 1)
 _WORTH_FILLING = 0.75
+
+# What people type, and what they hardly do; which products of integers a text tower bears is measured with these.
+_TEXTS_TO_MEASURE_WITH = (
+    "dog",
+    "a photo of a cat",
+    "sunset over the sea",
+    "two children on a red bicycle in the rain",
+    "birthday cake with candles",
+    "Eiffel Tower at night, black and white",
+    "a close-up of hands holding a cup of coffee",
+    "no people",
+    "passport",
+    "IMG_2041.JPG",
+    "1998",
+    "Gebirge im Nebel",
+    "a",
+    "",
+    "!!!",
+    "the the the the",
+)
 
 # On a CPU small batches stay in a core's cache and beat large ones; a GPU wants to be filled.
 _IMAGES_PER_CALL_CPU = 8
@@ -224,16 +244,29 @@ class Encoder:
             by_length.setdefault(self._padded_length(len(tokens)), []).append(row)
         for length, rows in by_length.items():
             for some, padded in _text_batches(rows):
-                batch = self.tokenizer.pad([ids[row] for row in some], length=length)
-                inputs = [
-                    self._token_rows(batch.input_ids)
-                    if self._description.embedding_table
-                    else batch.input_ids
-                ]
-                if self._description.reads_attention_mask:
-                    inputs.append(batch.attention_mask)
+                inputs = self._text_inputs([ids[row] for row in some], length)
                 vectors[some] = tower(*(_with_rows(array, padded) for array in inputs))[: len(some)]
         return _checked(vectors)
+
+    def _text_inputs(self, ids: list[list[int]], length: int) -> tuple[npt.NDArray[Any], ...]:
+        """What the text tower takes for texts of at most `length` tokens."""
+        batch = self.tokenizer.pad(ids, length=length)
+        tokens = self._token_rows(batch.input_ids) if self._description.embedding_table else batch.input_ids
+        return (tokens, batch.attention_mask) if self._description.reads_attention_mask else (tokens,)
+
+    def _texts_to_measure_with(self) -> tuple[npt.NDArray[Any], ...]:
+        ids = self.tokenizer.ids(_TEXTS_TO_MEASURE_WITH)
+        self._check_ids(ids)
+        return self._text_inputs(ids, self._padded_length(max(map(len, ids))))
+
+    def _pictures_to_measure_with(self) -> tuple[npt.NDArray[Any], ...]:
+        from model.int8 import pictures_to_measure_with
+
+        return (
+            pictures_to_measure_with(
+                self.preprocessor.input_height_pixels, self.preprocessor.input_width_pixels
+            ),
+        )
 
     def encode_images(self, images: Sequence[Image.Image]) -> npt.NDArray[np.float32]:
         """Encodes pictures of any size and mode.
@@ -331,27 +364,35 @@ class Encoder:
     def _get_text_tower(self) -> Tower:
         with self._lock:
             if self._text_tower is None:
-                # A query's time goes into reading the weights, and rounding them at each start would cost more.
-                precision = "bfloat16" if self.precision == "int8" else self.precision
-                self._text_tower = _text_tower(self._description, precision)
+                self._text_tower = _text_tower(self._description, self.precision, self._texts_to_measure_with)
             return self._text_tower
 
     def _get_vision_tower(self) -> Tower:
         with self._lock:
             if self._vision_tower is None:
-                self._vision_tower = _vision_tower(self._description, self.precision)
+                self._vision_tower = _vision_tower(
+                    self._description, self.precision, self._pictures_to_measure_with
+                )
             return self._vision_tower
 
 
-def _text_tower(description: CheckpointDescription, precision: str) -> Tower:
+def _text_tower(
+    description: CheckpointDescription,
+    precision: str,
+    inputs_to_measure_with: Callable[[], tuple[npt.NDArray[Any], ...]],
+) -> Tower:
     def run(model: Any, *inputs: jax.Array) -> jax.Array:  # ids or rows of tokens, perhaps a mask
         features: jax.Array = getattr(model(*inputs), description.text_tower.output)
         return features
 
-    return Tower(description, description.text_tower, precision, run)
+    return Tower(description, description.text_tower, precision, run, inputs_to_measure_with)
 
 
-def _vision_tower(description: CheckpointDescription, precision: str) -> Tower:
+def _vision_tower(
+    description: CheckpointDescription,
+    precision: str,
+    inputs_to_measure_with: Callable[[], tuple[npt.NDArray[Any], ...]],
+) -> Tower:
     scale, offset = (np.reshape(values, (1, 1, 1, 3)) for values in description.preprocessor.normalization)
 
     def run(model: Any, pixels: jax.Array) -> jax.Array:
@@ -363,7 +404,14 @@ def _vision_tower(description: CheckpointDescription, precision: str) -> Tower:
         features: jax.Array = getattr(model(values.transpose(0, 3, 1, 2)), description.vision_tower.output)
         return features
 
-    return Tower(description, description.vision_tower, precision, run, cores=_calls_at_once())
+    return Tower(
+        description,
+        description.vision_tower,
+        precision,
+        run,
+        inputs_to_measure_with,
+        cores=_calls_at_once(),
+    )
 
 
 def _calls_at_once() -> int:

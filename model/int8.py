@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from model.preprocess import Normalization
 
-# What a tower loses in integers, on pictures that it was not measured with, may be a few times what it loses on these;
+# What a tower loses in integers, on inputs that it was not measured with, may be a few times what it loses on these;
 # 0.999 is promised.
 LEAST_COSINE = 0.9996
 
@@ -141,7 +141,7 @@ Parts: TypeAlias = list[tuple[nnx.Module, str]]
 
 
 def products(model: nnx.Module) -> dict[str, Parts]:
-    """Where the products of a vision tower are that may be of integers, by name.
+    """Where the products of a tower are that may be of integers, by name.
 
     Queries, keys and values share their inputs and go together. Attention's own products and projections are a small
     part of the work and stay as they are, and so do towers that are narrow.
@@ -196,9 +196,9 @@ def choose_products(
 
     Args:
         model: The tower, computing in float32; it is of no use afterwards.
-        run: Calls it with the pictures to measure with, giving features, float32 (batch, dimension).
+        run: Calls it with the inputs to measure with, giving features, float32 (batch, dimension).
         normalization: As for `quantize`.
-        least_cosine: Between any picture's vectors of float32 and of integers.
+        least_cosine: Between any input's vectors of float32 and of integers.
     """
     switches: dict[str, list[_SwitchedLinear | _SwitchedPatchEmbedding]] = {}
     for name, places in products(model).items():

@@ -56,8 +56,8 @@ class PrecisionChoice:
     """In which numbers the towers multiply.
 
     Attributes:
-        precision: One of `PRECISIONS`. int8 stands for those products of a picture's tower that bear it (`model.int8`);
-            all else is bfloat16 then.
+        precision: One of `PRECISIONS`. int8 stands for those products of a tower that bear it (`model.int8`); all else
+            is bfloat16 then.
         reason: Why, in a few words.
     """
 

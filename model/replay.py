@@ -40,14 +40,12 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from model.checkpoint import WeightSource
+    from model.packed_parameters import SharedParameters
 
 _KIND = "programs"
 
 _THREADS_VARIABLE = "PJRT_NPROC"
 _environment_lock = threading.Lock()
-
-# From this on XLA's CPU client takes an array where it lies.
-_ALIGNMENT_BYTES = 64
 
 # A model has about a dozen, of a megabyte or a few each; every update of the software makes new ones.
 _MOST_PROGRAMS = 100
@@ -243,46 +241,21 @@ def load_program(name: str) -> StoredProgram | None:
         return None
 
 
-class SharedArrays:
-    """Parameters taken from a checkpoint, once for all the replayers that they are given to."""
-
-    def __init__(self, source: WeightSource) -> None:
-        self._source = source
-        self._arrays: dict[Origin | Constant, npt.NDArray[Any]] = {}
-        self._lock = threading.Lock()
-
-    def take(self, origin: Origin | Constant) -> npt.NDArray[Any]:
-        """Returns a parameter where XLA can read it in place: a device array of it is the same memory."""
-        with self._lock:
-            return self._taken(origin)
-
-    def _taken(self, origin: Origin | Constant) -> npt.NDArray[Any]:
-        found = self._arrays.get(origin)
-        if found is None:
-            array = origin.take(self._source)
-            memory = np.empty(array.nbytes + _ALIGNMENT_BYTES, np.uint8)
-            start = -memory.ctypes.data % _ALIGNMENT_BYTES
-            found = memory[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
-            found[...] = array
-            self._arrays[origin] = found
-        return found
-
-
 class Replayer:
     """Runs kept programs of one tower; they share its parameters.
 
     Every method may raise anything at all: the caller falls back on JAX.
 
     Args:
-        arrays: The parameters; replayers of the same ones share their memory.
+        parameters: Replayers of the same ones share their memory.
         is_single_threaded: Whether a call computes in one thread, which leaves the other cores to other replayers.
     """
 
-    def __init__(self, arrays: SharedArrays, *, is_single_threaded: bool = False) -> None:
+    def __init__(self, parameters: SharedParameters, *, is_single_threaded: bool = False) -> None:
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")  # as JAX does: else XLA tells its life on stderr
         from jaxlib import _jax, xla_client
 
-        self._arrays = arrays
+        self._shared = parameters
         self._xla = xla_client
         if "jax" not in sys.modules:  # which sets this when it is imported, before us or after
             _jax.jax_jit.set_enable_x64_state(_jax.config.Config("imago_enable_x64", False))
@@ -306,11 +279,11 @@ class Replayer:
     def load(self, program: StoredProgram) -> Any:
         """Makes a function from arrays to one array."""
         missing = [origin for origin in program.parameters if origin not in self._parameters]
-        with ThreadPoolExecutor(2) as pool:  # linking the code and turning the matrices take equally long
-            arrays = pool.map(self._arrays.take, missing)
+        with ThreadPoolExecutor(1) as pool:  # linking the code takes as long as turning matrices does
+            arrays = pool.submit(self._shared.take, missing)
             executable = self._client.deserialize_executable(program.code, self._devices)
             self._parameters |= {
-                origin: self._put(array) for origin, array in zip(missing, arrays, strict=True)
+                origin: self._put(array) for origin, array in zip(missing, arrays.result(), strict=True)
             }
         parameters = [self._parameters[origin] for origin in program.parameters]
 
@@ -364,10 +337,16 @@ class _ShapeAndDtype:
 
 
 @cache
-def source_fingerprint() -> str:
-    """Returns a hexadecimal SHA-256 over our own source, for what depends on it."""
+def source_fingerprint(*modules: str) -> str:
+    """Returns a hexadecimal SHA-256 over our own source, for what depends on it.
+
+    Args:
+        modules: Names such as "model.layers"; none for all of this package.
+    """
+    folder = Path(__file__).parent
+    names = [f"{module.removeprefix('model.')}.py" for module in modules]
     source = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.glob("*.py")):
+    for path in sorted(folder / name for name in names) if names else sorted(folder.glob("*.py")):
         source.update(path.read_bytes())
     return source.hexdigest()
 

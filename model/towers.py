@@ -17,6 +17,7 @@ from model import cache, replay
 from model.families import without_labels
 from model.identity import fingerprint_of_settings
 from model.machine import backend, processor_flags
+from model.packed_parameters import SharedParameters
 from model.replay import source_fingerprint
 
 if TYPE_CHECKING:
@@ -53,6 +54,8 @@ class Tower:
         precision: The dtype of the operands of its products.
         run: Calls the model that the class makes with the inputs, giving features (batch, dimension);
             traced by JAX. What it closes over must follow from `description`.
+        inputs_to_measure_with: Makes inputs of many kinds, always the same, to find out with which products may be of
+            integers; asked where `precision` is int8 and this is not known yet.
         cores: On so many `map` computes at once.
     """
 
@@ -62,6 +65,7 @@ class Tower:
         tower: TowerClass,
         precision: str,
         run: Callable[..., jax.Array],
+        inputs_to_measure_with: Callable[[], tuple[npt.NDArray[Any], ...]],
         *,
         cores: int = 1,
     ) -> None:
@@ -69,6 +73,7 @@ class Tower:
         self._class = tower
         self._precision = precision
         self._run = run
+        self._inputs_to_measure_with = inputs_to_measure_with
         self._cores = cores
         self._lock = threading.Lock()
         self._workers: dict[tuple[Any, ...], CoreWorkers | None] = {}
@@ -130,11 +135,11 @@ class Tower:
         # With its copy of the parameters: what it compiled is found among the kept programs when it is called again.
         self._through_jax = None
         self._functions.clear()
-        return CoreWorkers(program, self._arrays, self._cores)
+        return CoreWorkers(program, self._parameters, self._cores)
 
     @cached_property
-    def _arrays(self) -> replay.SharedArrays:
-        return replay.SharedArrays(self._description.open_weights())
+    def _parameters(self) -> SharedParameters:
+        return SharedParameters(self._description.open_weights(), self._description.weights_fingerprint())
 
     def _replay(self, inputs: tuple[npt.NDArray[Any], ...]) -> Function | None:
         """Returns what an earlier run compiled for these shapes, having tried it; None if there is nothing to use."""
@@ -145,7 +150,7 @@ class Tower:
             return None
         try:
             if self._replayer is None:
-                self._replayer = replay.Replayer(self._arrays)
+                self._replayer = replay.Replayer(self._parameters)
             function: Function = self._replayer.load(program)
             function(*inputs)
         except Exception as error:  # noqa: BLE001  (parts of jaxlib that promise nothing; JAX does)
@@ -157,7 +162,12 @@ class Tower:
     def _compile(self, inputs: tuple[npt.NDArray[Any], ...]) -> Function:
         if self._through_jax is None:
             self._through_jax = _ThroughJax(
-                self._description, self._class, self._precision, self._run, keeps_programs=self._may_replay
+                self._description,
+                self._class,
+                self._precision,
+                self._run,
+                self._inputs_to_measure_with,
+                keeps_programs=self._may_replay,
             )
         return self._through_jax.compile(inputs, self._program_name(inputs))
 
@@ -192,13 +202,13 @@ class CoreWorkers:
 
     Args:
         program: To run.
-        arrays: Its parameters.
+        parameters: Its parameters.
         count: Of copies, at most; they are made as they are needed.
     """
 
-    def __init__(self, program: replay.StoredProgram, arrays: replay.SharedArrays, count: int) -> None:
+    def __init__(self, program: replay.StoredProgram, parameters: SharedParameters, count: int) -> None:
         self._program = program
-        self._arrays = arrays
+        self._parameters = parameters
         self._free: queue.SimpleQueue[Function] = queue.SimpleQueue()
         self._pool = ThreadPoolExecutor(count, thread_name_prefix="tower")
 
@@ -210,7 +220,7 @@ class CoreWorkers:
         try:
             function = self._free.get_nowait()
         except queue.Empty:  # no more of them are ever at work than the pool has threads
-            function = replay.Replayer(self._arrays, is_single_threaded=True).load(self._program)
+            function = replay.Replayer(self._parameters, is_single_threaded=True).load(self._program)
         answer = function(*inputs)
         self._free.put(function)
         return answer
@@ -228,6 +238,7 @@ class _ThroughJax:
         tower: TowerClass,
         precision: str,
         run: Callable[..., jax.Array],
+        inputs_to_measure_with: Callable[[], tuple[npt.NDArray[Any], ...]],
         *,
         keeps_programs: bool,
     ) -> None:
@@ -251,7 +262,7 @@ class _ThroughJax:
         fill(model, source, model.weights)
         whole_paths = list(nnx.to_flat_state(nnx.state(model)).paths)
         if precision == "int8":
-            _quantize(model, description, tower, run)
+            _quantize(model, description, tower, run, inputs_to_measure_with)
         structure, state = nnx.split(model)
         flat = nnx.to_flat_state(state)
         paths = list(flat.paths)
@@ -356,9 +367,13 @@ def _compiler_options() -> dict[str, str | bool]:
 
 
 def _quantize(
-    model: nnx.Module, description: CheckpointDescription, tower: TowerClass, run: Callable[..., jax.Array]
+    model: nnx.Module,
+    description: CheckpointDescription,
+    tower: TowerClass,
+    run: Callable[..., jax.Array],
+    inputs_to_measure_with: Callable[[], tuple[npt.NDArray[Any], ...]],
 ) -> None:
-    """Makes those products of a vision tower such of integers that bear it, see `model.int8`."""
+    """Makes those products of a tower such of integers that bear it, see `model.int8`."""
     import jax.numpy as jnp
     from flax import nnx
 
@@ -366,18 +381,18 @@ def _quantize(
 
     if not int8.products(model):
         return
-    name = fingerprint_of_settings(_facts(description, tower) | {"source": source_fingerprint()})
+    # Not over all our source, as for a program: measuring takes seconds.
+    source = source_fingerprint("model.int8", "model.int8_weights", "model.layers", tower.module)
+    name = fingerprint_of_settings(_facts(description, tower) | {"source": source})
     chosen = _names_in(cache.read_entry(_KIND, name))
     if chosen is None:
         exact = getattr(importlib.import_module(tower.module), tower.name).from_settings(
             description.settings, dtype=jnp.float32, param_dtype=jnp.float32
         )
         nnx.update(exact, nnx.state(model))
-        pixels = int8.pictures_to_measure_with(
-            description.preprocessor.input_height_pixels, description.preprocessor.input_width_pixels
-        )
+        inputs = inputs_to_measure_with()
         normalization = description.preprocessor.normalization
-        chosen = int8.choose_products(exact, lambda whole: run(whole, pixels), normalization)
+        chosen = int8.choose_products(exact, lambda whole: run(whole, *inputs), normalization)
         cache.write_entry(_KIND, name, json.dumps(sorted(chosen)).encode())
     int8.quantize(model, chosen, description.preprocessor.normalization)
 

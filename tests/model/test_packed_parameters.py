@@ -1,0 +1,91 @@
+"""Parameters that become smaller are kept on disk as programs take them, and mapped by later starts."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from model import packed_parameters
+from model.packed_parameters import SharedParameters
+from model.replay import Constant, Origin
+
+MATRIX = Origin("matrix", "int8", (3, 5), axes=None, quantized="kernel")
+STEPS = Origin("matrix", "float32", (3,), quantized="scale")
+NARROW = Origin("matrix", "bfloat16", (3, 5), axes=(1, 0))
+WHOLE = Origin("matrix", "float32", (5, 3))
+
+
+class Matrices:
+    """A checkpoint in memory."""
+
+    dress = "torch"
+
+    def __init__(self) -> None:
+        self.arrays = {"matrix": np.random.default_rng(0).standard_normal((5, 3)).astype(np.float32)}
+        self.shapes = {name: array.shape for name, array in self.arrays.items()}
+
+    def read(self, name: str) -> np.ndarray:
+        return self.arrays[name]
+
+
+@pytest.fixture(autouse=True)
+def cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    monkeypatch.setenv("IMAGO_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def take(*origins: Origin | Constant, fingerprint: str = "one") -> list[np.ndarray]:
+    return SharedParameters(Matrices(), fingerprint).take(origins)
+
+
+def files(cache: Path) -> list[Path]:
+    return sorted(cache.glob("parameters/*"))
+
+
+def test_what_became_smaller_is_mapped_the_next_time(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = take(MATRIX, STEPS, NARROW)
+    assert len(files(cache)) == 1
+    monkeypatch.setattr(Origin, "take", None)
+    second = take(MATRIX, STEPS, NARROW)
+    for before, after in zip(first, second, strict=True):
+        assert (before.dtype, before.shape) == (after.dtype, after.shape)
+        np.testing.assert_array_equal(before, after)
+        assert after.ctypes.data % 64 == before.ctypes.data % 64 == 0
+        assert not after.flags.writeable
+
+
+def test_what_is_as_in_the_checkpoint_is_not_written_again(cache: Path) -> None:
+    constant = Constant.of(np.arange(3, dtype=np.float32))
+    whole, kept = take(WHOLE, constant)
+    np.testing.assert_array_equal(whole, Matrices().arrays["matrix"])
+    np.testing.assert_array_equal(kept, [0, 1, 2])
+    assert files(cache) == []
+
+
+def test_another_checkpoint_has_a_file_of_its_own(cache: Path) -> None:
+    take(MATRIX)
+    take(MATRIX, fingerprint="another")
+    take(MATRIX, STEPS)
+    assert len(files(cache)) == 3
+
+
+def test_a_file_that_was_cut_short_is_made_again(cache: Path) -> None:
+    expected = take(MATRIX, NARROW)
+    (file,) = files(cache)
+    whole = file.read_bytes()
+    for content in (whole[:-1], b""):
+        file.write_bytes(content)
+        for array, right in zip(take(MATRIX, NARROW), expected, strict=True):
+            np.testing.assert_array_equal(array, right)
+        assert file.read_bytes() == whole
+
+
+def test_without_a_place_to_write_they_are_rounded_each_time(cache: Path) -> None:
+    cache.write_text("no folder")
+    np.testing.assert_array_equal(take(MATRIX)[0], MATRIX.take(Matrices()))
+
+
+def test_only_the_newest_files_stay(cache: Path) -> None:
+    for number in range(packed_parameters._MOST_FILES + 2):
+        take(MATRIX, fingerprint=str(number))
+    assert len(files(cache)) == packed_parameters._MOST_FILES
