@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from model.training.errors import TrainingDataError as TrainingDataError
     from model.training.errors import TrainingDivergedError as TrainingDivergedError
     from model.training.errors import TrainingError as TrainingError
-    from model.training.run import TrainingProgress as TrainingProgress
-    from model.training.run import TrainingSummary as TrainingSummary
+    from model.training.progress import TrainingProgress as TrainingProgress
+    from model.training.progress import TrainingSummary as TrainingSummary
     from model.training.run import train as train
 
 # Where each public name lives.
@@ -28,8 +28,8 @@ _HOME_OF = {
     "TrainingDataError": "errors",
     "TrainingDivergedError": "errors",
     "TrainingError": "errors",
-    "TrainingProgress": "run",
-    "TrainingSummary": "run",
+    "TrainingProgress": "progress",
+    "TrainingSummary": "progress",
     "config_from_dict": "config",
     "load_config": "config",
     "train": "run",

@@ -19,27 +19,26 @@ same numbers, bit for bit on the same machine, as if it had never stopped.
 
 from __future__ import annotations
 
-import json
 import math
 import shutil
 import time
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jax
-import numpy as np
 from filelock import FileLock, Timeout
 
 from model.cache import keep_compiled_code
-from model.identity import fingerprint_of_file, fingerprint_of_settings
 from model.training.checkpoints import Checkpoints
 from model.training.errors import ResumeError, TrainingDivergedError, TrainingError
-from model.training.evaluation import overall, score
+from model.training.evaluation import overall
+from model.training.finish import finish_model, measure_report
 from model.training.journal import Journal
+from model.training.pace import VALIDATIONS, plan_steps
 from model.training.parameters import learning_rate
-from model.training.resolution import with_image_size
+from model.training.progress import TrainingProgress, TrainingSummary
 from model.training.result import (
     CARD_NAME,
     CURVE_NAME,
@@ -50,115 +49,24 @@ from model.training.result import (
     write_card,
     write_model,
 )
-from model.training.setup import RUN_NAME, prepare_run
-from model.training.start import load_start
+from model.training.resume import steps_of_earlier_run, write_run
+from model.training.setup import prepare_run
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator
 
     from model.training.config import TrainingConfig
-    from model.training.evaluation import TestSet
     from model.training.parameters import Parameters
     from model.training.setup import Prepared
     from model.training.step import Measured, State
 
 WORK_FOLDER = "training"
 
-# Settings that may differ when a run goes on: they change no number that it computes.
-_HARMLESS = (
-    "settings.workers",
-    "settings.card",
-    "settings.report",
-    "settings.schedule.log_every",
-    "settings.schedule.checkpoint_every",
-    "settings.model.finished_image_size",
-)
-
 # How many there are in a run whose settings leave it open.
-_VALIDATIONS, _CHECKPOINTS = 10, 20
+_CHECKPOINTS = 20
 
 # So many broken images are told one by one; the log has all.
 _BROKEN_TOLD = 10
-
-# Steps that are timed, after the one that compiles, where the time is limited.
-_TIMED_STEPS = 4
-# Of a limited time this much is kept for what cannot be foreseen: a slower disk, a busier machine.
-_RESERVE = 0.1
-
-
-@dataclass(frozen=True)
-class TrainingProgress:
-    """How far a run is.
-
-    Attributes:
-        step: steps done.
-        steps: of how many.
-        loss: mean since the last report; None before the first step.
-        learning_rate: of the last step.
-        images_per_second: trained on since the last report.
-        seconds_left: at that pace; None where it cannot be told yet.
-        scores: test set to figures, where a validation has just been made.
-        notice: a line for people, where something happened that they should know.
-    """
-
-    step: int
-    steps: int
-    loss: float | None = None
-    learning_rate: float | None = None
-    images_per_second: float | None = None
-    seconds_left: float | None = None
-    scores: dict[str, dict[str, float]] | None = None
-    notice: str | None = None
-
-
-@dataclass(frozen=True)
-class TrainingSummary:
-    """How a run ended.
-
-    Attributes:
-        folder: the output folder, which `Encoder.load` reads if `finished`.
-        finished: False if it was asked to stop; start it again to go on.
-        step: steps done.
-        steps: of how many.
-        resumed_from: the step that it went on from; None if it started at the beginning.
-        seconds: that this process spent.
-        images_per_second: over all of this process's steps.
-        loss: the last one logged.
-        best_step: of the state that was kept.
-        best_score: mean over validation sets; None without validation.
-        validation: figures of the kept state on held-out examples, and before training.
-        report: the same on the data of `[[report]]`.
-        broken_images: how many different images could not be decoded; other examples took their places.
-        cut_texts: how many of the texts shown had more tokens than the model has positions.
-        without_text: rows of the data with no text, left out.
-        notices: everything that people were told.
-    """
-
-    folder: Path
-    finished: bool
-    step: int
-    steps: int
-    resumed_from: int | None
-    seconds: float
-    images_per_second: float | None
-    loss: float | None
-    best_step: int | None
-    best_score: float | None
-    validation: tuple[Figure, ...]
-    report: tuple[Figure, ...]
-    broken_images: int
-    cut_texts: int
-    without_text: int
-    notices: tuple[str, ...]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Ready for JSON."""
-        values = dict(vars(self))
-        values["folder"] = str(self.folder)
-        values["validation"] = [figure.to_dict() for figure in self.validation]
-        values["report"] = [figure.to_dict() for figure in self.report]
-        values["notices"] = list(self.notices)
-        return values
 
 
 def train(
@@ -294,11 +202,13 @@ class _Run:
         """Train, or go on training, to the end or until asked to stop."""
         with ExitStack() as stack:
             checkpoints = stack.enter_context(Checkpoints(self._work / "checkpoints"))
-            known = self._known_run()
-            resumes = known is not None and checkpoints.latest_step() is not None
-            self._steps = known["steps"] if known is not None and resumes else self._count_steps()
-            if not resumes:
-                self._write_run()
+            known_steps = steps_of_earlier_run(self._work, self._prepared)
+            resumes = known_steps is not None and checkpoints.latest_step() is not None
+            if known_steps is not None and resumes:
+                self._steps = known_steps
+            else:
+                self._steps = plan_steps(self._prepared, self._begin_seconds, self._notice)
+                write_run(self._work, self._prepared, self._steps)
             state = self._prepared.trainer.start(self._prepared.parameters)
             resumed_from = None
             if resumes:
@@ -320,98 +230,6 @@ class _Run:
             return self._summary(int(state.step), finished=finished, resumed_from=resumed_from)
 
     # Before the first step
-
-    def _facts(self) -> dict[str, Any]:
-        """What must be the same for a run to go on."""
-        weights = self._prepared.start.description.weight_files
-        return {
-            "settings": self._config.to_dict(),
-            "start": fingerprint_of_settings({file.name: fingerprint_of_file(file) for file in weights}),
-            "examples": [len(source.entries) for source in self._prepared.data.training],
-            "text_length": self._prepared.tokenizer.length,
-        }
-
-    def _known_run(self) -> dict[str, Any] | None:
-        """What an earlier process wrote of this run; ResumeError if it was another one."""
-        path = self._work / RUN_NAME
-        if not path.is_file():
-            return None
-        try:
-            known: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise ResumeError(f"{path} is damaged ({error}): restart, or choose another folder") from error
-        before, now = _flatten(known), _flatten(json.loads(json.dumps(self._facts())))
-        before.pop("steps", None)
-        different = [
-            f"{name} was {before.get(name)!r} and is {now.get(name)!r}"
-            for name in sorted(before.keys() | now.keys())
-            if before.get(name) != now.get(name) and not name.startswith(_HARMLESS)
-        ]
-        if different:
-            raise ResumeError(
-                f"{self._output} holds a run with other settings: {'; '.join(different)}. Choose another folder, go "
-                "back to those settings, or restart, which throws the earlier run away"
-            )
-        return known
-
-    def _write_run(self) -> None:
-        path = self._work / RUN_NAME
-        unfinished = path.with_suffix(".unfinished")
-        unfinished.write_text(
-            json.dumps(self._facts() | {"steps": self._steps}, indent=2) + "\n", encoding="utf-8"
-        )
-        unfinished.replace(path)
-
-    def _count_steps(self) -> int:
-        """How many steps the run shall have, measured where its time is limited."""
-        plan = self._config.schedule
-        steps = plan.steps_for(self._prepared.data.examples)
-        if plan.max_minutes is None:
-            return steps
-        self._notice("compiling, and measuring how fast this machine is")
-        step_seconds = self._time_steps(0.0, steps)
-        augmentation = self._config.augmentation
-        if augmentation.patch_dropout:
-            share = augmentation.patch_dropout_until
-            dropping_seconds = self._time_steps(augmentation.patch_dropout, steps)
-            step_seconds = share * dropping_seconds + (1 - share) * step_seconds
-        self._score(self._prepared.parameters)  # compiles
-        began = time.perf_counter()
-        self._score(self._prepared.parameters)
-        validation_seconds = time.perf_counter() - began
-        spent_seconds = time.monotonic() - self._begin_seconds
-        left_seconds = plan.max_minutes * 60 * (1 - _RESERVE) - spent_seconds
-        if plan.validate_every is None:
-            left_seconds -= (_VALIDATIONS + 1) * validation_seconds
-        else:
-            step_seconds += validation_seconds / plan.validate_every
-        affordable = int(left_seconds / step_seconds)
-        if affordable < 1:
-            raise TrainingError(
-                f"schedule.max_minutes = {plan.max_minutes:g} is too short: getting ready took {spent_seconds:.0f} s, "
-                f"and one step takes {step_seconds:.2f} s. Allow more time, or use a smaller model or batch"
-            )
-        if affordable < steps:
-            self._notice(
-                f"{steps} steps would take longer than {plan.max_minutes:g} minutes: {affordable} steps of "
-                f"{step_seconds:.2f} s are planned"
-            )
-        return min(steps, affordable)
-
-    def _time_steps(self, patch_dropout: float, steps: int) -> float:
-        """Seconds that a step takes, once it is compiled."""
-        # On a state of its own: what is learnt in the measurement is thrown away.
-        trainer = self._prepared.trainer
-        state = trainer.start(self._prepared.parameters)
-        count = min(steps, 1 + _TIMED_STEPS)
-        began = time.perf_counter()
-        with closing(self._prepared.batches.from_step(0, count)) as stream:
-            for number, batch in enumerate(stream):
-                state, measured = trainer.step(state, trainer.place(batch), 0.0, patch_dropout=patch_dropout)
-                measured.loss.block_until_ready()
-                if number == 0 and count > 1:
-                    began = time.perf_counter()  # without compilation
-        return (time.perf_counter() - began) / max(1, count - 1)
 
     def _recall(self, remembered: dict[str, Any]) -> None:
         self._cut_texts = remembered["cut_texts"]
@@ -440,7 +258,7 @@ class _Run:
             self._validate(0, state)
         trainer = self._prepared.trainer
         plan = self._config.schedule
-        validate_every = plan.validate_every or math.ceil(self._steps / _VALIDATIONS)
+        validate_every = plan.validate_every or math.ceil(self._steps / VALIDATIONS)
         checkpoint_every = plan.checkpoint_every or math.ceil(self._steps / _CHECKPOINTS)
         unseen = _Unseen(step)
         with closing(self._prepared.batches.from_step(step, self._steps)) as stream:
@@ -544,7 +362,7 @@ class _Run:
         if not self._prepared.tests:
             return
         parameters = self._prepared.trainer.whole(state.best_guess)
-        scores = self._score(parameters)
+        scores = self._prepared.score(parameters)
         mean = overall(list(scores.values()))
         self._journal.write("validation", step=step, score=mean, scores=scores)
         # Of equals the later one: a handful of held-out images is all right long before there is no more to learn.
@@ -560,9 +378,6 @@ class _Run:
 
     def _best_folder(self, step: int | None) -> Path:
         return self._work / f"best-{step}"
-
-    def _score(self, parameters: Parameters) -> dict[str, dict[str, float]]:
-        return {test.title: score(test, self._prepared.embedder, parameters) for test in self._prepared.tests}
 
     def _save(self, step: int, state: State, checkpoints: Checkpoints) -> None:
         if checkpoints.latest_step() == step:
@@ -585,9 +400,13 @@ class _Run:
     def _finish(self, state: State) -> None:
         if self._best.step is None:
             self._keep_best(_Best(int(state.step)), self._prepared.trainer.whole(state.best_guess))
-        folder, kept = self._finished_model(self._best_folder(self._best.step))
-        publish(folder, self._output)
-        self._report = self._measure_report(kept)
+        finished = finish_model(
+            self._prepared, self._best_folder(self._best.step), self._best.scores, self._work, self._notice
+        )
+        if finished.scores:
+            self._best = _Best(self._best.step, overall(list(finished.scores.values())), finished.scores)
+        publish(finished.folder, self._output)
+        self._report = measure_report(finished.prepared, self._prepared, self._notice)
         self._journal.write(
             "end",
             step=int(state.step),
@@ -604,41 +423,6 @@ class _Run:
             self._validation_figures(),
             self._how_trained(state),
         )
-
-    def _finished_model(self, best: Path) -> tuple[Path, Prepared]:
-        """The best state as it is handed out, and the means to score it."""
-        kept_model = load_start(best, self._config.model.dtype).model
-        kept = replace(self._prepared, parameters=self._prepared.blueprint.take(kept_model))
-        size = self._config.model.finished_image_size
-        if size is None:
-            return best, kept
-        resized_folder = self._work / "resized"
-        with_image_size(best, resized_folder, size)
-        resized = self._prepared.with_model(load_start(resized_folder, self._config.model.dtype))
-        scores = {test.title: score(test, resized.embedder, resized.parameters) for test in resized.tests}
-        if scores and _pooled(scores, resized.tests) < _pooled(self._best.scores, resized.tests):
-            self._notice(
-                f"images of {size} pixels score worse than those of the training: the latter are kept"
-            )
-            return best, kept
-        self._best = _Best(self._best.step, overall(list(scores.values())) if scores else None, scores)
-        return resized_folder, resized
-
-    def _measure_report(self, prepared: Prepared) -> tuple[Figure, ...]:
-        figures = []
-        for settings, source in prepared.reports:
-            test = prepared.test_set(source, settings.title or settings.path.name)
-            if test is None:
-                self._notice(f"{settings.path} cannot be scored: it has one class only, or too few images")
-                continue
-            before = None
-            if self._config.model.base is not None:
-                began = self._prepared
-                is_same_size = prepared.start.description.preprocessor == began.start.description.preprocessor
-                shown = test if is_same_size else began.test_set(source, test.title)
-                before = score(shown or test, began.embedder, began.parameters)
-            figures.append(Figure.of(test, score(test, prepared.embedder, prepared.parameters), before))
-        return tuple(figures)
 
     def _validation_figures(self) -> tuple[Figure, ...]:
         first = self._journal.of("validation")[:1]
@@ -713,24 +497,3 @@ class _Run:
             without_text=self._prepared.data.without_text,
             notices=tuple(self._notices),
         )
-
-
-def _pooled(scores: Mapping[str, dict[str, float]], tests: Sequence[TestSet]) -> float:
-    """One figure of several test sets, each counting by its images: small ones say little about a small difference."""
-    images = [len(test.pixels) for test in tests]
-    figures = [overall([scores[test.title]]) for test in tests]
-    return float(np.average(figures, weights=images))
-
-
-def _flatten(values: Any, name: str = "") -> dict[str, Any]:
-    """Nested dictionaries and lists as one dictionary of dotted names."""
-    if isinstance(values, dict):
-        items = list(values.items())
-    elif isinstance(values, list):
-        items = list(enumerate(values))
-    else:
-        return {name: values}
-    flat: dict[str, Any] = {}
-    for key, value in items:
-        flat |= _flatten(value, f"{name}.{key}" if name else str(key))
-    return flat

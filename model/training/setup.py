@@ -17,7 +17,7 @@ from model.errors import ConfigurationError
 from model.tokenizer import TextTokenizer, load_tokenizer
 from model.training.batches import BatchMaker, LengthCounter
 from model.training.errors import TrainingDataError
-from model.training.evaluation import TestSet, prepare
+from model.training.evaluation import TestSet, prepare, score
 from model.training.parameters import LOGIT_BIAS, Blueprint, Plan
 from model.training.resolution import check_image_size
 from model.training.sources import held_out, open_source, spread
@@ -268,6 +268,10 @@ class Prepared:
             title = source.title if count == 1 else f"{source.title} ({count})"
             tests.append(self.test_set(source, title, whole))
         return tuple(test for test in tests if test is not None)
+
+    def score(self, parameters: Parameters) -> dict[str, dict[str, float]]:
+        """Score a state on what is held out: title of a test set to its figures."""
+        return {test.title: score(test, self.embedder, parameters) for test in self.tests}
 
     def with_model(self, start: Start) -> Prepared:
         """The same for another checkpoint of the same kind, to be scored."""

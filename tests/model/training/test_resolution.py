@@ -14,8 +14,7 @@ from PIL import Image
 from model import Encoder
 from model.errors import ConfigurationError
 from model.registry import find_model
-from model.training import TrainingConfig, train
-from model.training import run as run_module
+from model.training import TrainingConfig, finish, train
 from model.training.resolution import _interpolated, check_image_size, with_image_size
 
 STARTER = find_model("starter").folder
@@ -73,7 +72,7 @@ def test_sets_count_by_their_images() -> None:
         SimpleNamespace(title=title, pixels=np.zeros(count)) for title, count in (("few", 10), ("many", 90))
     ]
     scores = {"few": {"accuracy": 0.0}, "many": {"accuracy": 0.5}}
-    assert run_module._pooled(scores, tests) == pytest.approx(0.45)
+    assert finish._pooled(scores, tests) == pytest.approx(0.45)
 
 
 @pytest.mark.parametrize(("score_after", "size"), [(0.6, 24), (0.4, 16)])
@@ -88,7 +87,7 @@ def test_a_run_hands_out_the_size_that_scores_better(
     settings = config.to_dict()["model"] | {"finished_image_size": 24}
     config = make_settings(model=settings, schedule={"steps": 2}, report=[{"path": str(config.data[0].path)}])
     scores = iter([score_after, 0.5])  # of the larger images, of the state that was kept
-    monkeypatch.setattr(run_module, "_pooled", lambda *_: next(scores))
+    monkeypatch.setattr(finish, "_pooled", lambda *_: next(scores))
     summary = train(config, tmp_path)
     written = json.loads((tmp_path / "config.json").read_text())
     assert written["vision_config"]["image_size"] == size
@@ -102,7 +101,7 @@ def test_a_run_that_is_done_can_still_be_asked_for_another_size(
 ) -> None:
     config = make_settings(schedule={"steps": 2})
     train(config, tmp_path)
-    monkeypatch.setattr(run_module, "_pooled", lambda *_: 0.5)
+    monkeypatch.setattr(finish, "_pooled", lambda *_: 0.5)
     larger = dataclasses.replace(config, model=dataclasses.replace(config.model, finished_image_size=24))
     summary = train(larger, tmp_path)
     assert summary.resumed_from == 2
