@@ -28,12 +28,12 @@ from model.layers import (
     Places,
     along_last,
     dropout,
-    product,
     run_blocks,
     tokens_at,
 )
 from model.outputs import TowerOutput
 from model.pretrained import PretrainedModel
+from model.products import product
 from model.vit import ATTENTION_RENAMES, ATTENTION_ROWS, EMBEDDING_ROWS, with_class_token
 from model.weights import LINEAR, NORM, PARAMETER, Rename, Row, WeightTable, under
 

@@ -32,11 +32,11 @@ from model.layers import (
     PatchEmbedding,
     PreNormBlock,
     attention_pattern,
-    product,
     run_blocks,
 )
 from model.outputs import DualEncoderOutput, TowerOutput
 from model.pretrained import PretrainedModel
+from model.products import product
 from model.weights import (
     CONVOLUTION,
     EMBEDDING,

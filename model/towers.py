@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     Function = Callable[..., npt.NDArray[np.float32]]
 
-# What every layer calls the matrix that it gives to `model.layers.product`, and to nothing else.
+# What every layer calls the matrix that it gives to `model.products.product`, and to nothing else.
 _MULTIPLIED = "kernel"
 
 # In the cache: which products of a tower may be of integers.
@@ -382,7 +382,9 @@ def _quantize(
     if not int8.products(model):
         return
     # Not over all our source, as for a program: measuring takes seconds.
-    source = source_fingerprint("model.int8", "model.int8_weights", "model.layers", tower.module)
+    source = source_fingerprint(
+        "model.int8", "model.int8_weights", "model.layers", "model.products", tower.module
+    )
     name = fingerprint_of_settings(_facts(description, tower) | {"source": source})
     chosen = _names_in(cache.read_entry(_KIND, name))
     if chosen is None:

@@ -24,8 +24,9 @@ from model import (
     ViTConfig,
     ViTModel,
 )
-from model.layers import PatchDropout, dropout, product
+from model.layers import PatchDropout, dropout
 from model.open_clip import OpenCLIPVisionConfig
+from model.products import product
 from model.weights import export
 
 
