@@ -33,6 +33,9 @@ LEAST_COSINE = 0.9996
 # Below, what rounding costs is more than what faster products save.
 _LEAST_WIDTH = 512
 
+# Until what is chosen holds; each costs a run of the tower.
+_MOST_TRIALS = 8
+
 _PATCHES = "patch_embedding"
 _MIDDLE_PIXEL = 128
 
@@ -103,9 +106,14 @@ class _SwitchedLinear(nnx.Module):
         self.switch = nnx.Param(jnp.zeros((), jnp.float32))
 
     def __call__(self, inputs: jax.Array) -> jax.Array:
-        kernel, is_on = self.linear.kernel[...], self.switch[...] > 0
-        inputs = jnp.where(is_on, _rounded(inputs), inputs)
-        outputs = _exact_product(inputs, jnp.where(is_on, _rounded(kernel.T).T, kernel))
+        # Not `where`: rounding a matrix costs as much as multiplying with it.
+        outputs: jax.Array = jax.lax.cond(
+            self.switch[...] > 0,
+            lambda inputs, kernel: _exact_product(_rounded(inputs), _rounded(kernel.T).T),
+            _exact_product,
+            inputs,
+            self.linear.kernel[...],
+        )
         bias = self.linear.bias
         return outputs if bias is None else outputs + along_last(bias[...], outputs)
 
@@ -238,43 +246,47 @@ def choose(
 ) -> frozenset[str]:
     """Chooses as many products as the least cosine allows, all of them if it can be.
 
-    What each loses is taken to add up. Kinds that lose little are measured as one, the products of others one by one;
-    what then may be together is tried, and halved until it holds.
+    What each loses is taken to add up. Kinds that lose little are measured as one, others in halves, down to single
+    products; what then may be together is tried, and made less until it holds.
 
     Args:
-        kinds: Names of products, those together that have the same place in each block.
+        kinds: Names of products, those together that have the same place in each block, in the blocks' order.
         worst_cosine: Measures with the given ones in integers, the others exact; costs much.
         least_cosine: That the chosen ones together must reach.
     """
-    everything = frozenset(name for kind in kinds for name in kind)
-    if worst_cosine(everything) >= least_cosine:
-        return everything
-    allowed = 1.0 - least_cosine
 
     def loss(names: Collection[str]) -> float:
         lost = 1.0 - worst_cosine(names)
         return lost if np.isfinite(lost) else np.inf
 
+    everything = frozenset(name for kind in kinds for name in kind)
+    allowed = 1.0 - least_cosine
+    if loss(everything) <= allowed:
+        return everything
     losses: dict[frozenset[str], float] = {}
-    for kind in kinds:
-        whole = loss(kind)
-        if whole <= allowed / len(kinds) or len(kind) == 1:
-            losses[frozenset(kind)] = whole
+    waiting = [list(kind) for kind in reversed(kinds)]
+    while waiting:
+        names = waiting.pop()
+        lost = loss(names)
+        if lost <= allowed * len(names) / len(everything) or len(names) == 1:
+            losses[frozenset(names)] = lost
         else:
-            losses |= {frozenset([name]): loss([name]) for name in kind}
-    for _ in range(8):
-        chosen = frozenset().union(*_cheapest(losses, allowed))
-        if not chosen or worst_cosine(chosen) >= least_cosine:
+            middle = len(names) // 2
+            waiting += [names[middle:], names[:middle]]
+    budget = allowed
+    for _ in range(_MOST_TRIALS):
+        chosen = frozenset().union(*_cheapest(losses, budget))
+        if not chosen or (lost := loss(chosen)) <= allowed:
             return chosen
-        allowed /= 2
+        budget *= 0.9 * allowed / lost
     return frozenset()
 
 
-def _cheapest(losses: dict[frozenset[str], float], allowed: float) -> Iterator[frozenset[str]]:
+def _cheapest(losses: dict[frozenset[str], float], budget: float) -> Iterator[frozenset[str]]:
     total = 0.0
-    for names in sorted(losses, key=losses.__getitem__):
+    for names in sorted(losses, key=lambda names: losses[names] / len(names)):
         total += losses[names]
-        if total > allowed:
+        if total > budget:
             return
         yield names
 
