@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import importlib.util
+import math
 import os
 import platform
 import sys
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 
 from model.errors import ConfigurationError
 
 PRECISIONS = ("float32", "bfloat16", "float16", "int8")
 
 PRECISION_VARIABLE = "IMAGO_PRECISION"
+
+# Linux tells in the one which control group a process is in, in the other what each allows.
+_OWN_CONTROL_GROUPS = Path("/proc/self/cgroup")
+_CONTROL_GROUPS = Path("/sys/fs/cgroup")
 
 
 @cache
@@ -40,11 +47,34 @@ def device_count() -> int:
 
 
 def available_cores() -> int:
-    """Returns how many cores this process may compute on."""
+    """Returns how many cores this process may compute on: by its affinity, and by its control group's quota.
+
+    The quota is what `docker run --cpus` and systemd's `CPUQuota` set; a part of a core counts as one.
+    """
     try:
-        return len(os.sched_getaffinity(0))
+        cores = len(os.sched_getaffinity(0))
     except AttributeError:  # macOS, Windows
-        return os.cpu_count() or 1
+        cores = os.cpu_count() or 1
+    return max(1, math.ceil(min(cores, _quota_cores())))
+
+
+def _quota_cores() -> float:
+    """The least quota of this process's control group (version 2) and of those around it; infinite for none."""
+    quota = math.inf
+    try:
+        lines = _OWN_CONTROL_GROUPS.read_text().splitlines()
+    except OSError:  # not Linux
+        return quota
+    own = next((line.removeprefix("0::").lstrip("/") for line in lines if line.startswith("0::")), None)
+    if own is None:
+        return quota
+    for group in (_CONTROL_GROUPS / own, *(_CONTROL_GROUPS / own).parents):
+        if not group.is_relative_to(_CONTROL_GROUPS):
+            break
+        with contextlib.suppress(OSError, ValueError):  # the root has none; "max" is none
+            quota_microseconds, period_microseconds = (group / "cpu.max").read_text().split()
+            quota = min(quota, int(quota_microseconds) / int(period_microseconds))
+    return quota
 
 
 # Instructions that multiply bfloat16 into float32, as /proc/cpuinfo calls them.

@@ -32,7 +32,7 @@ import numpy as np
 
 from model.cache import keep_newest, read_entry, write_entry
 from model.int8_weights import quantized, steps_of
-from model.machine import processor_flags
+from model.machine import available_cores, processor_flags
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -307,20 +307,21 @@ class Replayer:
 
 @contextmanager
 def making_client(threads: int | None = None) -> Iterator[None]:
-    """While it lasts, XLA makes clients with so many threads to compute in; None: with one for each core.
+    """While it lasts, XLA makes clients with so many threads to compute in; None: with one for each available core.
 
-    Nothing but an environment variable tells XLA, so whoever makes a client anywhere here does it within.
+    Nothing but an environment variable tells XLA, so whoever makes a client anywhere here does it within. By itself it
+    does not see a container's quota. A user's own setting of the variable stands in for None.
     """
     with _environment_lock:
         before = os.environ.get(_THREADS_VARIABLE)
-        if threads is not None:
-            os.environ[_THREADS_VARIABLE] = str(threads)
+        if threads is not None or before is None:
+            os.environ[_THREADS_VARIABLE] = str(threads or available_cores())
         try:
             yield
         finally:
-            if threads is not None and before is None:
+            if before is None:
                 del os.environ[_THREADS_VARIABLE]
-            elif before is not None:
+            else:
                 os.environ[_THREADS_VARIABLE] = before
 
 
@@ -357,6 +358,11 @@ def _environment() -> dict[str, object]:
     return {
         "jaxlib": importlib.metadata.version("jaxlib"),
         "source": source_fingerprint(),
-        "processor": [platform.machine(), platform.processor(), os.cpu_count(), *sorted(processor_flags())],
+        "processor": [
+            platform.machine(),
+            platform.processor(),
+            available_cores(),
+            *sorted(processor_flags()),
+        ],
         "flags": os.environ.get("XLA_FLAGS", ""),
     }

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import os
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -14,6 +13,7 @@ import jax
 import numpy as np
 
 from model.errors import ConfigurationError
+from model.machine import available_cores
 from model.tokenizer import TextTokenizer, load_tokenizer
 from model.training.batches import BatchMaker, LengthCounter
 from model.training.errors import TrainingDataError
@@ -167,7 +167,7 @@ def make_tokenizer(config: TrainingConfig, start: Start, data: Data, maker: Text
 
 def worker_count(config: TrainingConfig) -> int:
     """Decoding threads."""
-    return config.workers or min(_MOST_WORKERS, os.cpu_count() or 1)
+    return config.workers or min(_MOST_WORKERS, available_cores())
 
 
 def choose_devices(config: TrainingConfig) -> list[jax.Device]:

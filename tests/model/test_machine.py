@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ from model.errors import ConfigurationError
 if TYPE_CHECKING:
     import subprocess
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
 
 @pytest.fixture
@@ -105,3 +107,50 @@ def test_freed_memory_is_used_again_without_asking_the_system(
     ended = run_python(FAULTS)
     assert ended.returncode == 0, ended.stderr
     assert int(ended.stdout) < 100
+
+
+@pytest.fixture
+def control_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Puts this process into a control group, with quotas by the group's path, on a machine of eight cores."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+    own, groups = tmp_path / "own", tmp_path / "groups"
+    groups.mkdir()
+    monkeypatch.setattr(machine, "_OWN_CONTROL_GROUPS", own)
+    monkeypatch.setattr(machine, "_CONTROL_GROUPS", groups)
+    (tmp_path / "cpu.max").write_text("100000 100000\n")  # outside
+
+    def put(line: str, quotas: dict[str, str]) -> None:
+        own.write_text(f"1:cpu:/elsewhere\n{line}\n")
+        for path, quota in quotas.items():
+            (groups / path).mkdir(parents=True, exist_ok=True)
+            (groups / path / "cpu.max").write_text(f"{quota}\n")
+
+    return put
+
+
+@pytest.mark.parametrize(
+    ("line", "quotas", "cores"),
+    [
+        ("0::/", {"": "200000 100000"}, 2),
+        ("0::/", {"": "150000 100000"}, 2),
+        ("0::/", {"": "20000 100000"}, 1),
+        ("0::/", {"": "max 100000"}, 8),
+        ("0::/", {}, 8),
+        ("0::/outer/inner", {"outer": "300000 100000", "outer/inner": "max 100000"}, 3),
+        ("0::/outer/inner", {"outer": "9900000 100000", "outer/inner": "500000 100000"}, 5),
+        ("0::/outer", {"": "", "outer": "damaged"}, 8),
+        ("2:memory:/", {"": "200000 100000"}, 8),
+    ],
+)
+def test_a_containers_quota_bounds_the_cores(
+    control_groups: Callable[..., None], line: str, quotas: dict[str, str], cores: int
+) -> None:
+    control_groups(line, quotas)
+    assert machine.available_cores() == cores
+
+
+def test_without_control_groups_all_cores_are_available(
+    control_groups: Callable[..., None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(machine, "_OWN_CONTROL_GROUPS", tmp_path / "nothing")
+    assert machine.available_cores() == 8
