@@ -10,6 +10,7 @@ import click
 
 from app.commands import evaluate, index, library, models, publish, search, servers, train
 from app.failures import TranslatedGroup
+from app.progress import tell_of_waiting
 
 
 @click.group(
@@ -20,6 +21,7 @@ from app.failures import TranslatedGroup
 @click.version_option(package_name="imago-search", prog_name="imago")
 def imago() -> None:
     """Find pictures by what they show: index folders once, then search by words or by picture."""
+    tell_of_waiting()
 
 
 for command in (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import sys
 import time
@@ -36,6 +37,14 @@ class Moment:
     total: int | None = None
     rate: str = ""
     seconds_left: float | None = None
+
+
+def tell_of_waiting() -> None:
+    """Let the model say what its first use waits for, on a terminal: towers are compiled, which takes seconds."""
+    if sys.stderr.isatty():
+        log = logging.getLogger("model")
+        log.setLevel(logging.INFO)
+        log.addHandler(logging.StreamHandler())
 
 
 @contextmanager

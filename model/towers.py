@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import logging
 import queue
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from model.families import CheckpointDescription, TowerClass
 
     Function = Callable[..., npt.NDArray[np.float32]]
+
+_log = logging.getLogger(__name__)
 
 # What every layer calls the matrix that it gives to `model.products.product`, and to nothing else.
 _MULTIPLIED = "kernel"
@@ -161,6 +164,8 @@ class Tower:
 
     def _compile(self, inputs: tuple[npt.NDArray[Any], ...]) -> Function:
         if self._through_jax is None:
+            if self._may_replay:
+                _log.info("Making the model ready for this machine, which is done once.")
             self._through_jax = _ThroughJax(
                 self._description,
                 self._class,

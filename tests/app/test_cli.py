@@ -1,5 +1,6 @@
 """The `imago` command, over real folders, a real library and the model in the package."""
 
+import contextlib
 import csv
 import json
 import os
@@ -431,3 +432,31 @@ def test_a_profile_tells_where_the_time_of_an_index_run_went(run: Run, pictures:
     counted = run("index", pictures, "--json").json["stage_seconds"]
     assert "scan" in counted
     assert "tower" not in counted  # nothing was new
+
+
+def said_on_a_terminal(*arguments: str | Path) -> str:
+    ours, theirs = os.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "app", *arguments], stdout=subprocess.DEVNULL, stderr=theirs
+    )
+    os.close(theirs)
+    said = b""
+    with contextlib.suppress(OSError):  # the other end is closed
+        while piece := os.read(ours, 4096):
+            said += piece
+    os.close(ours)
+    assert process.wait() == 0
+    return said.decode()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no pseudo-terminals of this kind")
+def test_on_a_terminal_a_first_use_says_what_it_waits_for(
+    run: Run, pictures: Path, own_library: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run("index", pictures)
+    monkeypatch.setenv("IMAGO_CACHE", str(tmp_path / "cache"))
+    notice = "Making the model ready for this machine, which is done once."
+    assert notice in said_on_a_terminal("search", "dog")
+    assert notice not in said_on_a_terminal("search", "cat")
+    (tmp_path / "cache").rename(tmp_path / "another")
+    assert run("search", "dog").err == ""  # to other programs it says nothing
