@@ -35,7 +35,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 from model.errors import CheckpointError, ConfigurationError, ModelInputError
 
@@ -421,9 +421,10 @@ class ImagePreprocessor:
         if (new_width, new_height) == image.size:
             return image
         resampling = Image.Resampling(self.resample)
-        if new_width * new_height <= _LARGEST_RESIZE_PIXELS:
-            return image.resize((new_width, new_height), resampling)
-        return self._resize_middle(image, new_width, new_height, resampling)
+        if new_width * new_height > _LARGEST_RESIZE_PIXELS or full_size != image.size:
+            return self._resize_middle(image, new_width, new_height, resampling)
+        # All of it, as the processors of Transformers do: the same to the last bit.
+        return image.resize((new_width, new_height), resampling)
 
     def _resize_middle(
         self, image: Image.Image, new_width: int, new_height: int, resampling: Image.Resampling
@@ -498,6 +499,8 @@ def to_rgb(image: Image.Image) -> Image.Image:
 def _upright(image: Image.Image) -> Image.Image:
     try:
         with warnings.catch_warnings(action="ignore"):  # of Pillow, on metadata that is cut short
+            if image.getexif().get(ExifTags.Base.Orientation, 1) == 1:
+                return image  # of which Pillow would make a copy
             return ImageOps.exif_transpose(image)
     except (ArithmeticError, AttributeError, LookupError, OSError, SyntaxError, TypeError, ValueError):
         # Metadata written by careless programs raises almost anything; the pixels are good all the same.

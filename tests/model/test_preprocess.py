@@ -4,6 +4,7 @@ import json
 import pickle
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -321,6 +322,30 @@ def test_a_picture_that_was_decoded_smaller_is_cropped_where_the_whole_would_be(
     expected, found = preprocessor(whole), preprocessor(half, size)
     assert found.shape == expected.shape
     assert np.abs(found.astype(int) - expected).max() <= 6
+
+
+@pytest.mark.parametrize("size", [(300, 225), (225, 300), (263, 350), (224, 224)])
+def test_of_a_picture_that_was_decoded_smaller_no_more_is_made_than_is_kept(
+    size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    picture, preprocessor = (
+        Image.fromarray(noise),
+        ImagePreprocessor.from_config({"size": 90, "crop_size": 90}),
+    )
+    whole = preprocessor(picture)
+    made = []
+    resize = Image.Image.resize
+
+    def noted(self: Image.Image, size: tuple[int, int], *others: Any, **more: Any) -> Image.Image:
+        made.append(size)
+        return resize(self, size, *others, **more)
+
+    monkeypatch.setattr(Image.Image, "resize", noted)
+    found = preprocessor(picture, (4 * size[0], 4 * size[1]))
+    assert made == [(90, 90)]
+    # Where the part begins is a fraction of a pixel, which is rounded elsewhere.
+    assert np.abs(found.astype(int) - whole).max() <= 1
 
 
 @pytest.mark.parametrize("thing", [b"bytes", None, np.zeros((4, 4, 3), np.uint8), Image.new("RGB", (0, 4))])
