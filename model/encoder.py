@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from model.families import CheckpointDescription
     from model.preprocess import ImagePreprocessor
     from model.registry import LocatedModel
+    from model.towers import Inputs
 
 # Texts need not be padded to the end where the tower does not look at the padding. Few lengths, few programs.
 _SHORT_TEXT_LENGTHS = (8, 16, 32, 64, 128)
@@ -248,18 +249,18 @@ class Encoder:
                 vectors[some] = tower(*(_with_rows(array, padded) for array in inputs))[: len(some)]
         return _checked(vectors)
 
-    def _text_inputs(self, ids: list[list[int]], length: int) -> tuple[npt.NDArray[Any], ...]:
+    def _text_inputs(self, ids: list[list[int]], length: int) -> Inputs:
         """What the text tower takes for texts of at most `length` tokens."""
         batch = self.tokenizer.pad(ids, length=length)
         tokens = self._token_rows(batch.input_ids) if self._description.embedding_table else batch.input_ids
         return (tokens, batch.attention_mask) if self._description.reads_attention_mask else (tokens,)
 
-    def _texts_to_measure_with(self) -> tuple[npt.NDArray[Any], ...]:
+    def _texts_to_measure_with(self) -> Inputs:
         ids = self.tokenizer.ids(_TEXTS_TO_MEASURE_WITH)
         self._check_ids(ids)
         return self._text_inputs(ids, self._padded_length(max(map(len, ids))))
 
-    def _pictures_to_measure_with(self) -> tuple[npt.NDArray[Any], ...]:
+    def _pictures_to_measure_with(self) -> Inputs:
         from model.int8 import pictures_to_measure_with
 
         return (
@@ -379,7 +380,7 @@ class Encoder:
 def _text_tower(
     description: CheckpointDescription,
     precision: str,
-    inputs_to_measure_with: Callable[[], tuple[npt.NDArray[Any], ...]],
+    inputs_to_measure_with: Callable[[], Inputs],
 ) -> Tower:
     def run(model: Any, *inputs: jax.Array) -> jax.Array:  # ids or rows of tokens, perhaps a mask
         features: jax.Array = getattr(model(*inputs), description.text_tower.output)
@@ -391,7 +392,7 @@ def _text_tower(
 def _vision_tower(
     description: CheckpointDescription,
     precision: str,
-    inputs_to_measure_with: Callable[[], tuple[npt.NDArray[Any], ...]],
+    inputs_to_measure_with: Callable[[], Inputs],
 ) -> Tower:
     scale, offset = (np.reshape(values, (1, 1, 1, 3)) for values in description.preprocessor.normalization)
 

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from model.families import CheckpointDescription, TowerClass
 
     Function = Callable[..., npt.NDArray[np.float32]]
+    Inputs = tuple[npt.NDArray[Any], ...]
 
 _log = logging.getLogger(__name__)
 
@@ -68,7 +69,7 @@ class Tower:
         tower: TowerClass,
         precision: str,
         run: Callable[..., jax.Array],
-        inputs_to_measure_with: Callable[[], tuple[npt.NDArray[Any], ...]],
+        inputs_to_measure_with: Callable[[], Inputs],
         *,
         cores: int = 1,
     ) -> None:
@@ -95,7 +96,7 @@ class Tower:
                 self._functions[key] = function
         return function(*inputs)
 
-    def map(self, batches: Sequence[tuple[npt.NDArray[Any], ...]]) -> list[npt.NDArray[np.float32]]:
+    def map(self, batches: Sequence[Inputs]) -> list[npt.NDArray[np.float32]]:
         """Returns what a call returns, for each of several batches of the same shapes.
 
         Where it can, each core computes a batch of its own: a program for one core spends nothing on dividing its work
@@ -113,7 +114,7 @@ class Tower:
                 self._workers[key] = None
         return [self(*batch) for batch in batches]
 
-    def _workers_for(self, inputs: tuple[npt.NDArray[Any], ...]) -> CoreWorkers | None:
+    def _workers_for(self, inputs: Inputs) -> CoreWorkers | None:
         if self._cores == 1:
             return None
         key = _shapes(inputs)
@@ -123,7 +124,7 @@ class Tower:
                     self._workers[key] = self._make_workers(inputs)
         return self._workers[key]
 
-    def _make_workers(self, inputs: tuple[npt.NDArray[Any], ...]) -> CoreWorkers | None:
+    def _make_workers(self, inputs: Inputs) -> CoreWorkers | None:
         """Gives the cores what an earlier run compiled or this one compiles; None if that cannot be kept."""
         if not self._may_replay:
             return None
@@ -144,7 +145,7 @@ class Tower:
     def _parameters(self) -> SharedParameters:
         return SharedParameters(self._description.open_weights(), self._description.weights_fingerprint())
 
-    def _replay(self, inputs: tuple[npt.NDArray[Any], ...]) -> Function | None:
+    def _replay(self, inputs: Inputs) -> Function | None:
         """Returns what an earlier run compiled for these shapes, having tried it; None if there is nothing to use."""
         if not self._may_replay or self._through_jax is not None:
             return None
@@ -162,7 +163,7 @@ class Tower:
             return None
         return function
 
-    def _compile(self, inputs: tuple[npt.NDArray[Any], ...]) -> Function:
+    def _compile(self, inputs: Inputs) -> Function:
         if self._through_jax is None:
             if self._may_replay:
                 _log.info("Making the model ready for this machine, which is done once.")
@@ -176,7 +177,7 @@ class Tower:
             )
         return self._through_jax.compile(inputs, self._program_name(inputs))
 
-    def _program_name(self, inputs: tuple[npt.NDArray[Any], ...]) -> str:
+    def _program_name(self, inputs: Inputs) -> str:
         tower = _facts(self._description, self._class) | {
             "mask": self._description.reads_attention_mask,
             "rows": self._description.embedding_table,
@@ -196,7 +197,7 @@ def _facts(description: CheckpointDescription, tower: TowerClass) -> dict[str, A
     }
 
 
-def _shapes(inputs: tuple[npt.NDArray[Any], ...]) -> tuple[Any, ...]:
+def _shapes(inputs: Inputs) -> tuple[Any, ...]:
     return tuple((array.shape, array.dtype.name) for array in inputs)
 
 
@@ -217,11 +218,11 @@ class CoreWorkers:
         self._free: queue.SimpleQueue[Function] = queue.SimpleQueue()
         self._pool = ThreadPoolExecutor(count, thread_name_prefix="tower")
 
-    def map(self, batches: Sequence[tuple[npt.NDArray[Any], ...]]) -> list[npt.NDArray[np.float32]]:
+    def map(self, batches: Sequence[Inputs]) -> list[npt.NDArray[np.float32]]:
         """Returns the program's answer to each batch, in their order."""
         return list(self._pool.map(self._run, batches))
 
-    def _run(self, inputs: tuple[npt.NDArray[Any], ...]) -> npt.NDArray[np.float32]:
+    def _run(self, inputs: Inputs) -> npt.NDArray[np.float32]:
         try:
             function = self._free.get_nowait()
         except queue.Empty:  # no more of them are ever at work than the pool has threads
@@ -243,7 +244,7 @@ class _ThroughJax:
         tower: TowerClass,
         precision: str,
         run: Callable[..., jax.Array],
-        inputs_to_measure_with: Callable[[], tuple[npt.NDArray[Any], ...]],
+        inputs_to_measure_with: Callable[[], Inputs],
         *,
         keeps_programs: bool,
     ) -> None:
@@ -302,7 +303,7 @@ class _ThroughJax:
         self._names = dict(zip(whole_paths, source.read_names, strict=True)) if is_one_to_one else {}
         self._origins: list[replay.Origin | replay.Constant] | None = None
 
-    def compile(self, inputs: tuple[npt.NDArray[Any], ...], name: str) -> Function:
+    def compile(self, inputs: Inputs, name: str) -> Function:
         """Compiles for the shapes of `inputs`, and keeps the program under `name` where it can be replayed."""
         if self._devices > 1:
             return self._compile_for_all(inputs)
@@ -310,13 +311,13 @@ class _ThroughJax:
         self._keep(compiled, name)
         return lambda *arrays: np.asarray(compiled(self._parameters, *arrays))
 
-    def _compile_for_all(self, inputs: tuple[npt.NDArray[Any], ...]) -> Function:
+    def _compile_for_all(self, inputs: Inputs) -> Function:
         """The same for several devices; what cannot be divided equally, a single query, each computes whole."""
         import jax
 
         share = self._everywhere if len(inputs[0]) % self._devices else self._divided
 
-        def place(arrays: tuple[npt.NDArray[Any], ...]) -> tuple[jax.Array, ...]:
+        def place(arrays: Inputs) -> tuple[jax.Array, ...]:
             placed: tuple[jax.Array, ...] = jax.device_put(arrays, share)
             return placed
 
@@ -376,7 +377,7 @@ def _quantize(
     description: CheckpointDescription,
     tower: TowerClass,
     run: Callable[..., jax.Array],
-    inputs_to_measure_with: Callable[[], tuple[npt.NDArray[Any], ...]],
+    inputs_to_measure_with: Callable[[], Inputs],
 ) -> None:
     """Makes those products of a tower such of integers that bear it, see `model.int8`."""
     import jax.numpy as jnp
