@@ -44,7 +44,14 @@ def tell_of_waiting() -> None:
     if sys.stderr.isatty():
         log = logging.getLogger("model")
         log.setLevel(logging.INFO)
-        log.addHandler(logging.StreamHandler())
+        log.addHandler(_OnStderr())
+
+
+class _OnStderr(logging.Handler):
+    """Writes to what stderr is at the time, which a bar that is shown has put itself before."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        click.echo(self.format(record), err=True)
 
 
 @contextmanager

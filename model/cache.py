@@ -45,11 +45,16 @@ def map_entry(kind: str, name: str, size_bytes: int) -> npt.NDArray[np.uint8] | 
     """Maps what `write_entry` kept into memory, to be read only; None if it is not there or of another size."""
     import numpy as np
 
+    path = cache_folder() / kind / name
     try:
-        content = np.memmap(cache_folder() / kind / name, dtype=np.uint8, mode="r")
+        content = np.memmap(path, dtype=np.uint8, mode="r")
     except (OSError, ValueError):  # not there; empty
         return None
-    return np.asarray(content) if content.size == size_bytes else None
+    if content.size != size_bytes:
+        return None
+    with contextlib.suppress(OSError):
+        os.utime(path)  # so that `keep_newest` drops what is not used
+    return np.asarray(content)
 
 
 def write_entry(kind: str, name: str, content: bytes | memoryview) -> None:
@@ -60,6 +65,8 @@ def write_entry(kind: str, name: str, content: bytes | memoryview) -> None:
         with tempfile.NamedTemporaryFile(dir=folder, prefix=".", delete=False) as file:
             try:
                 file.write(content)
+                file.flush()
+                os.fsync(file.fileno())  # else a power failure could leave a whole file of zeros
                 file.close()
                 Path(file.name).replace(folder / name)
             except OSError:
@@ -70,7 +77,7 @@ def write_entry(kind: str, name: str, content: bytes | memoryview) -> None:
 
 
 def keep_newest(kind: str, count: int) -> None:
-    """Drops all entries of a kind but the `count` that were written last."""
+    """Drops all entries of a kind but the `count` that were written, or mapped, last."""
     try:
         entries = sorted((cache_folder() / kind).iterdir(), key=lambda path: path.stat().st_mtime_ns)
         for path in entries[:-count]:

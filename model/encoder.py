@@ -51,26 +51,6 @@ _SHORT_TEXT_LENGTHS = (8, 16, 32, 64, 128)
 TEXT_BATCHES = (32, 16, 4, 1)
 _WORTH_FILLING = 0.75
 
-# What people type, and what they hardly do; which products of integers a text tower bears is measured with these.
-_TEXTS_TO_MEASURE_WITH = (
-    "dog",
-    "a photo of a cat",
-    "sunset over the sea",
-    "two children on a red bicycle in the rain",
-    "birthday cake with candles",
-    "Eiffel Tower at night, black and white",
-    "a close-up of hands holding a cup of coffee",
-    "no people",
-    "passport",
-    "IMG_2041.JPG",
-    "1998",
-    "Gebirge im Nebel",
-    "a",
-    "",
-    "!!!",
-    "the the the the",
-)
-
 # On a CPU small batches stay in a core's cache and beat large ones; a GPU wants to be filled.
 _IMAGES_PER_CALL_CPU = 8
 _IMAGES_PER_CALL_GPU = 256
@@ -256,8 +236,14 @@ class Encoder:
         return (tokens, batch.attention_mask) if self._description.reads_attention_mask else (tokens,)
 
     def _texts_to_measure_with(self) -> Inputs:
-        ids = self.tokenizer.ids(_TEXTS_TO_MEASURE_WITH)
-        self._check_ids(ids)
+        from model.int8 import TEXTS_TO_MEASURE_WITH
+
+        # Those that the tower knows: of one with a cut vocabulary, not all.
+        ids = [
+            row
+            for row in self.tokenizer.ids(TEXTS_TO_MEASURE_WITH)
+            if max(row, default=0) < self._description.vocabulary_size
+        ]
         return self._text_inputs(ids, self._padded_length(max(map(len, ids))))
 
     def _pictures_to_measure_with(self) -> Inputs:

@@ -9,15 +9,24 @@ import math
 import os
 import platform
 import sys
+import threading
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from model.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 PRECISIONS = ("float32", "bfloat16", "float16", "int8")
 
 PRECISION_VARIABLE = "IMAGO_PRECISION"
+
+# XLA's CPU client asks for the first, then for the other.
+_THREADS_VARIABLE, _OTHER_THREADS_VARIABLE = "PJRT_NPROC", "NPROC"
+_environment_lock = threading.Lock()
 
 # Linux tells in the one which control group a process is in, in the other what each allows.
 _OWN_CONTROL_GROUPS = Path("/proc/self/cgroup")
@@ -36,14 +45,16 @@ def backend() -> str:
         return "cpu"
     import jax
 
-    return jax.default_backend()
+    with making_client():
+        return jax.default_backend()
 
 
 def device_count() -> int:
     """Returns how many accelerators share the work; imports JAX."""
     import jax
 
-    return jax.local_device_count()
+    with making_client():
+        return jax.local_device_count()
 
 
 def available_cores() -> int:
@@ -75,6 +86,26 @@ def _quota_cores() -> float:
             quota_microseconds, period_microseconds = (group / "cpu.max").read_text().split()
             quota = min(quota, int(quota_microseconds) / int(period_microseconds))
     return quota
+
+
+@contextlib.contextmanager
+def making_client(threads: int | None = None) -> Iterator[None]:
+    """While it lasts, XLA makes clients with so many threads to compute in; None: with one for each available core.
+
+    Nothing but an environment variable tells XLA, so whoever makes a client anywhere here does it within. By itself it
+    does not see a container's quota. A user's own setting stands in for None.
+    """
+    with _environment_lock:
+        before = os.environ.get(_THREADS_VARIABLE)
+        if threads is not None or not {_THREADS_VARIABLE, _OTHER_THREADS_VARIABLE} & os.environ.keys():
+            os.environ[_THREADS_VARIABLE] = str(threads or available_cores())
+        try:
+            yield
+        finally:
+            if before is None:
+                os.environ.pop(_THREADS_VARIABLE, None)
+            else:
+                os.environ[_THREADS_VARIABLE] = before
 
 
 # Instructions that multiply bfloat16 into float32, as /proc/cpuinfo calls them.

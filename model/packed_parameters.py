@@ -1,8 +1,8 @@
 """The parameters of a tower's kept programs, in memory once for all that use them, and ready to be used on disk.
 
-Matrices are rounded and turned before a program takes them. What is smaller then than in the checkpoint is kept in the
-cache folder, in one file, as it lies in memory: later starts map it instead of rounding anew, and processes that use
-the same model share its pages. `model.replay` runs the programs.
+Matrices are rounded and turned before a program takes them. What was rounded, and is no larger than in the checkpoint,
+is kept in the cache folder, in one file, as it lies in memory: later starts map it instead of rounding anew, and
+processes that use the same model share its pages. `model.replay` runs the programs.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ _KIND = "parameters"
 # From this on XLA's CPU client takes an array where it lies.
 _ALIGNMENT_BYTES = 64
 
-# Of a base-size model, its picture's tower has 90 MB and its text's 40.
-_MOST_FILES = 6
+# Of a base-size model, its picture's tower has 90 MB and its text's 40. Those used last are kept.
+_MOST_FILES = 12
 
 
 class SharedParameters:
@@ -54,34 +54,39 @@ class SharedParameters:
         """Returns parameters where XLA can read them in place: device arrays of them are the same memory."""
         with self._lock:
             missing = [origin for origin in dict.fromkeys(origins) if origin not in self._arrays]
-            smaller = [
-                origin for origin in missing if isinstance(origin, Origin) and self._is_smaller(origin)
+            rounded = [
+                origin for origin in missing if isinstance(origin, Origin) and self._is_rounded(origin)
             ]
-            if smaller:
-                self._take_packed(smaller)
+            if rounded:
+                self._arrays |= self._packed(rounded)
             for origin in missing:
                 if origin not in self._arrays:
-                    self._arrays[origin] = _view(_aligned(_size_bytes(origin)), origin)
-                    self._arrays[origin][...] = origin.take(self._source)
+                    array = _view(_aligned(_size_bytes(origin)), origin)
+                    array[...] = origin.take(self._source)
+                    self._arrays[origin] = array
             return [self._arrays[origin] for origin in origins]
 
-    def _is_smaller(self, origin: Origin) -> bool:
-        is_narrower = np.dtype(origin.dtype).itemsize < self._source.read(origin.name).dtype.itemsize
-        return is_narrower or origin.quantized is not None  # the steps of a matrix, which is read for them
+    def _is_rounded(self, origin: Origin) -> bool:
+        stored, wanted = self._source.read(origin.name).dtype, np.dtype(origin.dtype)
+        is_narrowed = wanted != stored and wanted.itemsize <= stored.itemsize
+        return is_narrowed or origin.quantized is not None  # the steps of a matrix, which is read for them
 
-    def _take_packed(self, origins: list[Origin]) -> None:
+    def _packed(self, origins: list[Origin]) -> dict[Origin | Constant, npt.NDArray[Any]]:
         name, places = self._file_name(origins), _places(origins)
-        memory = map_entry(_KIND, name, places[-1].stop)
-        is_new = memory is None
-        if memory is None:
-            memory = _aligned(places[-1].stop)
-        for origin, place in zip(origins, places, strict=True):
-            self._arrays[origin] = array = _view(memory[place], origin)
-            if is_new:
+        size_bytes = places[-1].stop
+        mapped = map_entry(_KIND, name, size_bytes)
+        memory = _aligned(size_bytes) if mapped is None else mapped
+        arrays: dict[Origin | Constant, npt.NDArray[Any]] = {
+            origin: _view(memory[place], origin) for origin, place in zip(origins, places, strict=True)
+        }
+        if mapped is None:
+            for origin, array in arrays.items():
                 array[...] = origin.take(self._source)
-        if is_new:
-            write_entry(_KIND, name, memory.data)
-            keep_newest(_KIND, _MOST_FILES)
+            # Not where another process has written it meanwhile, and maps it.
+            if map_entry(_KIND, name, size_bytes) is None:
+                write_entry(_KIND, name, memory.data)
+                keep_newest(_KIND, _MOST_FILES)
+        return arrays
 
     def _file_name(self, origins: list[Origin]) -> str:
         entries = [asdict(origin) for origin in origins]

@@ -19,9 +19,7 @@ import json
 import os
 import platform
 import sys
-import threading
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
@@ -32,10 +30,10 @@ import numpy as np
 
 from model.cache import keep_newest, read_entry, write_entry
 from model.int8_weights import quantized, steps_of
-from model.machine import available_cores, processor_flags
+from model.machine import available_cores, making_client, processor_flags
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
     import numpy.typing as npt
 
@@ -43,9 +41,6 @@ if TYPE_CHECKING:
     from model.packed_parameters import SharedParameters
 
 _KIND = "programs"
-
-_THREADS_VARIABLE = "PJRT_NPROC"
-_environment_lock = threading.Lock()
 
 # A model has about a dozen, of a megabyte or a few each; every update of the software makes new ones.
 _MOST_PROGRAMS = 100
@@ -303,26 +298,6 @@ class Replayer:
 
     def _put(self, array: npt.NDArray[Any]) -> Any:
         return self._xla.batched_device_put(_ShapeAndDtype(array), self._sharding, [array], [self._device])
-
-
-@contextmanager
-def making_client(threads: int | None = None) -> Iterator[None]:
-    """While it lasts, XLA makes clients with so many threads to compute in; None: with one for each available core.
-
-    Nothing but an environment variable tells XLA, so whoever makes a client anywhere here does it within. By itself it
-    does not see a container's quota. A user's own setting of the variable stands in for None.
-    """
-    with _environment_lock:
-        before = os.environ.get(_THREADS_VARIABLE)
-        if threads is not None or before is None:
-            os.environ[_THREADS_VARIABLE] = str(threads or available_cores())
-        try:
-            yield
-        finally:
-            if before is None:
-                del os.environ[_THREADS_VARIABLE]
-            else:
-                os.environ[_THREADS_VARIABLE] = before
 
 
 class _ShapeAndDtype:

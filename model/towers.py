@@ -17,7 +17,7 @@ import numpy as np
 from model import cache, replay
 from model.families import without_labels
 from model.identity import fingerprint_of_settings
-from model.machine import backend, processor_flags
+from model.machine import backend, making_client, processor_flags
 from model.packed_parameters import SharedParameters
 from model.replay import source_fingerprint
 
@@ -40,6 +40,11 @@ _MULTIPLIED = "kernel"
 
 # In the cache: which products of a tower may be of integers.
 _KIND = "int8"
+_WHAT_DECIDES_INTEGERS = (
+    *("model.int8", "model.int8_weights", "model.layers", "model.products"),
+    *("model.clip", "model.siglip", "model.open_clip"),
+    *("model.dual_encoder", "model.vit", "model.dinov2", "model.bert"),
+)
 
 # Patches of 32 pixels, 1,024 wide, in integers. What is larger and not in the checkpoint makes no kept program.
 _LARGEST_CONSTANT_BYTES = 4 << 20
@@ -166,7 +171,7 @@ class Tower:
     def _compile(self, inputs: Inputs) -> Function:
         if self._through_jax is None:
             if self._may_replay:
-                _log.info("Making the model ready for this machine, which is done once.")
+                _log.info("Compiling the model for this machine, which is kept for the next time.")
             self._through_jax = _ThroughJax(
                 self._description,
                 self._class,
@@ -255,7 +260,7 @@ class _ThroughJax:
         from model.layers import unit_length
         from model.weights import fill
 
-        with replay.making_client():  # JAX makes its own when it is first asked
+        with making_client():  # JAX makes its own when it is first asked
             devices = jax.local_devices()
         self._keeps_programs = keeps_programs and len(devices) == 1
         if not self._keeps_programs:
@@ -388,9 +393,7 @@ def _quantize(
     if not int8.products(model):
         return
     # Not over all our source, as for a program: measuring takes seconds.
-    source = source_fingerprint(
-        "model.int8", "model.int8_weights", "model.layers", "model.products", tower.module
-    )
+    source = source_fingerprint(*_WHAT_DECIDES_INTEGERS)
     name = fingerprint_of_settings(_facts(description, tower) | {"source": source})
     chosen = _names_in(cache.read_entry(_KIND, name))
     if chosen is None:

@@ -31,6 +31,7 @@ import jax
 from filelock import FileLock, Timeout
 
 from model.cache import keep_compiled_code
+from model.machine import making_client
 from model.training.checkpoints import Checkpoints
 from model.training.errors import ResumeError, TrainingDivergedError, TrainingError
 from model.training.evaluation import overall
@@ -97,6 +98,8 @@ def train(
     """
     begin_seconds = time.monotonic()
     keep_compiled_code()
+    with making_client():
+        jax.local_devices()  # makes it, if nobody has
     output = Path(output)
     work = output / WORK_FOLDER
     work.mkdir(parents=True, exist_ok=True)

@@ -455,7 +455,7 @@ def test_on_a_terminal_a_first_use_says_what_it_waits_for(
 ) -> None:
     run("index", pictures)
     monkeypatch.setenv("IMAGO_CACHE", str(tmp_path / "cache"))
-    notice = "Making the model ready for this machine, which is done once."
+    notice = "Compiling the model for this machine, which is kept for the next time."
     assert notice in said_on_a_terminal("search", "dog")
     assert notice not in said_on_a_terminal("search", "cat")
     (tmp_path / "cache").rename(tmp_path / "another")

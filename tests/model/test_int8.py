@@ -1,5 +1,6 @@
 """Products of 8-bit integers: near the exact ones, and only where a model bears them."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -119,6 +120,14 @@ def test_what_costs_more_together_than_alone_is_tried_again_with_less() -> None:
     assert int8.choose([["a", "b", "c", "d"]], worst, 0.7) == {"a"}
 
 
+def test_each_trial_is_of_fewer_products() -> None:
+    def worst(names: Collection[str]) -> float:
+        # Together far worse than what each says alone.
+        return 1 - (0.0001 * len(names) if len(names) < 3 else 0.5)
+
+    assert int8.choose([["a", "b", "c", "d"]], worst, 0.7) == {"a", "b"}
+
+
 def test_nothing_is_chosen_where_each_alone_does_harm() -> None:
     assert int8.choose([["a", "b"]], losses(a=0.5, b=0.6), 0.9) == frozenset()
 
@@ -215,6 +224,18 @@ def test_vectors_of_texts_are_near_the_exact_ones(
     assert 0.999 < cosines.min() < 1 - 1e-7
     (note,) = (tmp_path / "int8").iterdir()
     assert len(json.loads(note.read_bytes())) == 2 * 4
+
+
+def test_a_tokenizer_with_more_tokens_than_the_tower_is_measured_with_those_it_knows(
+    wide: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoder = Encoder.load(wide, precision="int8")
+    (ids, _mask) = encoder._texts_to_measure_with()
+    assert len(ids) == len(int8.TEXTS_TO_MEASURE_WITH)
+    smaller = dataclasses.replace(encoder._description, vocabulary_size=1000)
+    monkeypatch.setattr(encoder, "_description", smaller)
+    monkeypatch.setattr(type(encoder.tokenizer), "ids", lambda *_: [[1, 999], [1, 1000], [2]])
+    assert len(encoder._texts_to_measure_with()[0]) == 2
 
 
 @pytest.mark.parametrize("entry", [b"", b"[", b"{}", b"[1]", b"\xff"])

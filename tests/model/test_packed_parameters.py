@@ -1,11 +1,13 @@
-"""Parameters that become smaller are kept on disk as programs take them, and mapped by later starts."""
+"""Parameters that are rounded are kept on disk as programs take them, and mapped by later starts."""
 
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from model import packed_parameters
+from model.encoder import Encoder
 from model.packed_parameters import SharedParameters
 from model.replay import Constant, Origin
 
@@ -42,7 +44,7 @@ def files(cache: Path) -> list[Path]:
     return sorted(cache.glob("parameters/*"))
 
 
-def test_what_became_smaller_is_mapped_the_next_time(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_was_rounded_is_mapped_the_next_time(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = take(MATRIX, STEPS, NARROW)
     assert len(files(cache)) == 1
     monkeypatch.setattr(Origin, "take", None)
@@ -80,12 +82,47 @@ def test_a_file_that_was_cut_short_is_made_again(cache: Path) -> None:
         assert file.read_bytes() == whole
 
 
+def test_what_could_not_be_read_is_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    parameters = SharedParameters(Matrices(), "one")
+    take_one = Origin.take
+
+    def fail(self: Origin, source: Matrices) -> np.ndarray:
+        if self in {NARROW, WHOLE}:
+            raise MemoryError
+        return take_one(self, source)
+
+    monkeypatch.setattr(Origin, "take", fail)
+    for origins in ((MATRIX, NARROW), (WHOLE,)):
+        with pytest.raises(MemoryError):
+            parameters.take(origins)
+    monkeypatch.setattr(Origin, "take", take_one)
+    for array, origin in zip(parameters.take((MATRIX, NARROW, WHOLE)), (MATRIX, NARROW, WHOLE), strict=True):
+        np.testing.assert_array_equal(array, origin.take(Matrices()))
+
+
 def test_without_a_place_to_write_they_are_rounded_each_time(cache: Path) -> None:
     cache.write_text("no folder")
     np.testing.assert_array_equal(take(MATRIX)[0], MATRIX.take(Matrices()))
 
 
-def test_only_the_newest_files_stay(cache: Path) -> None:
-    for number in range(packed_parameters._MOST_FILES + 2):
-        take(MATRIX, fingerprint=str(number))
-    assert len(files(cache)) == packed_parameters._MOST_FILES
+def test_the_files_used_last_stay(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packed_parameters, "_MOST_FILES", 3)
+    for seconds, number in enumerate("012"):
+        take(MATRIX, fingerprint=number)
+        (new,) = (file for file in files(cache) if file.stat().st_mtime > 100)
+        os.utime(new, (seconds, seconds))
+    take(MATRIX, fingerprint="0")  # mapped
+    take(MATRIX, fingerprint="3")
+    assert len(files(cache)) == 3
+    monkeypatch.setattr(Origin, "take", None)
+    for number in "023":
+        take(MATRIX, fingerprint=number)
+
+
+def test_a_tower_has_one_file_for_all_its_programs(cache: Path) -> None:
+    texts = ["dog", "a dog in the snow beside a red car, seen from above"]
+    first = [Encoder.load("starter", precision="bfloat16").encode_texts([text]) for text in texts]
+    for _ in range(2):
+        encoder = Encoder.load("starter", precision="bfloat16")
+        np.testing.assert_array_equal([encoder.encode_texts([text]) for text in texts], first)
+        assert len(files(cache)) == 1

@@ -13,7 +13,7 @@ import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
 from model import encoder as encoder_module
-from model import replay, towers
+from model import machine, replay, towers
 from model.encoder import Encoder
 
 
@@ -126,17 +126,22 @@ def test_a_jaxlib_that_has_changed_is_not_tried_again(cores: None, monkeypatch: 
 
 
 def test_the_variable_that_bounds_threads_is_left_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(replay, "available_cores", lambda: 3)
+    monkeypatch.setattr(machine, "available_cores", lambda: 3)
+    monkeypatch.delenv("NPROC", raising=False)
     for before in (None, "5"):
         if before is None:
             monkeypatch.delenv("PJRT_NPROC", raising=False)
         else:
             monkeypatch.setenv("PJRT_NPROC", before)
-        with replay.making_client(threads=1):
+        with machine.making_client(threads=1):
             assert os.environ["PJRT_NPROC"] == "1"
-        with replay.making_client():
+        with machine.making_client():
             assert os.environ["PJRT_NPROC"] == (before or "3")
         assert os.environ.get("PJRT_NPROC") == before
+    monkeypatch.delenv("PJRT_NPROC")
+    monkeypatch.setenv("NPROC", "2")  # which XLA reads as well
+    with machine.making_client():
+        assert "PJRT_NPROC" not in os.environ
 
 
 ONE_WORKER = """
