@@ -28,11 +28,12 @@ from model.machine import (
     forced_precision,
 )
 from model.registry import find_model
+from model.text_inputs import TextInputs
 from model.tokenizer import TextCleaning, TextTokenizer, clip_tokenizer, read_tokenizer_settings
 from model.towers import Tower
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     import jax
@@ -44,8 +45,6 @@ if TYPE_CHECKING:
     from model.registry import LocatedModel
     from model.towers import Inputs
 
-# Texts need not be padded to the end where the tower does not look at the padding. Few lengths, few programs.
-_SHORT_TEXT_LENGTHS = (8, 16, 32, 64, 128)
 # A text costs what a tower of its size takes at most; in company less, the weights being read once for all. Few
 # sizes, few programs: those between are put together, and filled up only where little is missing.
 TEXT_BATCHES = (32, 16, 4, 1)
@@ -170,6 +169,10 @@ class Encoder:
             cleaning=description.cleaning,
         )
 
+    @cached_property
+    def _text_inputs(self) -> TextInputs:
+        return TextInputs(self._description, self.tokenizer)
+
     @property
     def logit_scale(self) -> float | None:
         """What the model multiplies a cosine with to say how well a text and a picture fit; None if it cannot.
@@ -214,46 +217,20 @@ class Encoder:
             ModelInputError: If an item is no string.
             CheckpointError: If the files of the text tower are missing or damaged.
         """
-        ids = self.tokenizer.ids(texts)
+        make_inputs = self._text_inputs
+        ids = make_inputs.ids(texts)
         vectors = np.empty((len(ids), self.dimension), dtype=np.float32)
         if not ids:
             return vectors
-        self._check_ids(ids)
         tower = self._get_text_tower()
         by_length: dict[int, list[int]] = {}
         for row, tokens in enumerate(ids):
-            by_length.setdefault(self._padded_length(len(tokens)), []).append(row)
+            by_length.setdefault(make_inputs.padded_length(len(tokens)), []).append(row)
         for length, rows in by_length.items():
             for some, padded in _text_batches(rows):
-                inputs = self._text_inputs([ids[row] for row in some], length)
+                inputs = make_inputs([ids[row] for row in some], length)
                 vectors[some] = tower(*(_with_rows(array, padded) for array in inputs))[: len(some)]
         return _checked(vectors)
-
-    def _text_inputs(self, ids: list[list[int]], length: int) -> Inputs:
-        """What the text tower takes for texts of at most `length` tokens."""
-        batch = self.tokenizer.pad(ids, length=length)
-        tokens = self._token_rows(batch.input_ids) if self._description.embedding_table else batch.input_ids
-        return (tokens, batch.attention_mask) if self._description.reads_attention_mask else (tokens,)
-
-    def _texts_to_measure_with(self) -> Inputs:
-        from model.int8 import TEXTS_TO_MEASURE_WITH
-
-        # Those that the tower knows: of one with a cut vocabulary, not all.
-        ids = [
-            row
-            for row in self.tokenizer.ids(TEXTS_TO_MEASURE_WITH)
-            if max(row, default=0) < self._description.vocabulary_size
-        ]
-        return self._text_inputs(ids, self._padded_length(max(map(len, ids))))
-
-    def _pictures_to_measure_with(self) -> Inputs:
-        from model.int8 import pictures_to_measure_with
-
-        return (
-            pictures_to_measure_with(
-                self.preprocessor.input_height_pixels, self.preprocessor.input_width_pixels
-            ),
-        )
 
     def encode_images(self, images: Sequence[Image.Image]) -> npt.NDArray[np.float32]:
         """Encodes pictures of any size and mode.
@@ -309,78 +286,35 @@ class Encoder:
             vectors[start : start + size] = answer[: len(pixels) - start]
         return _checked(vectors)
 
-    @cached_property
-    def _embedding_table(self) -> npt.NDArray[Any]:
-        name, source = self._description.embedding_table, self._description.open_weights()
-        if name is None or name not in source.shapes:
-            raise CheckpointError(
-                f"The weights in {self._description.folder} lack {name}, the table of the text tower's tokens. Fetch "
-                "the checkpoint again."
-            )
-        return source.read(name)
-
-    def _token_rows(self, ids: npt.NDArray[np.int32]) -> npt.NDArray[np.float32]:
-        """Looks tokens up in the file: float32 (batch, length, width). Only the pages touched are read."""
-        table = self._embedding_table
-        if len(table) < self._description.vocabulary_size:
-            raise CheckpointError(
-                f"The table of tokens in {self._description.folder} has {len(table)} rows, its configuration says "
-                f"{self._description.vocabulary_size}. Take all its files from one place."
-            )
-        return np.asarray(table[ids], dtype=np.float32)
-
-    def _padded_length(self, tokens: int) -> int:
-        # At least one place stays for padding unless the text fills the tower: a checkpoint whose pooling picks a
-        # padding token (there are some) then picks the same one as with padding to the end.
-        full = self.tokenizer.max_length
-        if not (self._description.pads_to_full_length or self.tokenizer.pads_left):
-            for length in _SHORT_TEXT_LENGTHS:
-                if tokens < length < full:
-                    return length
-        return full
-
-    def _check_ids(self, ids: list[list[int]]) -> None:
-        largest = max(max(row, default=0) for row in ids)
-        if largest >= self._description.vocabulary_size:
-            raise CheckpointError(
-                f"The tokenizer gives the id {largest}, but the text tower knows only "
-                f"{self._description.vocabulary_size}: the files in {self._description.folder} do not belong "
-                "together. Take all of them from one place."
-            )
-
     def _get_text_tower(self) -> Tower:
         with self._lock:
             if self._text_tower is None:
-                self._text_tower = _text_tower(self._description, self.precision, self._texts_to_measure_with)
+                self._text_tower = _text_tower(self._description, self.precision, self._text_inputs)
             return self._text_tower
 
     def _get_vision_tower(self) -> Tower:
         with self._lock:
             if self._vision_tower is None:
-                self._vision_tower = _vision_tower(
-                    self._description, self.precision, self._pictures_to_measure_with
-                )
+                self._vision_tower = _vision_tower(self._description, self.precision)
             return self._vision_tower
 
 
-def _text_tower(
-    description: CheckpointDescription,
-    precision: str,
-    inputs_to_measure_with: Callable[[], Inputs],
-) -> Tower:
+def _text_tower(description: CheckpointDescription, precision: str, make_inputs: TextInputs) -> Tower:
     def run(model: Any, *inputs: jax.Array) -> jax.Array:  # ids or rows of tokens, perhaps a mask
         features: jax.Array = getattr(model(*inputs), description.text_tower.output)
         return features
 
+    def inputs_to_measure_with() -> Inputs:
+        from model.int8 import TEXTS_TO_MEASURE_WITH
+
+        return make_inputs.of_known_tokens(TEXTS_TO_MEASURE_WITH)
+
     return Tower(description, description.text_tower, precision, run, inputs_to_measure_with)
 
 
-def _vision_tower(
-    description: CheckpointDescription,
-    precision: str,
-    inputs_to_measure_with: Callable[[], Inputs],
-) -> Tower:
-    scale, offset = (np.reshape(values, (1, 1, 1, 3)) for values in description.preprocessor.normalization)
+def _vision_tower(description: CheckpointDescription, precision: str) -> Tower:
+    preprocessor = description.preprocessor
+    scale, offset = (np.reshape(values, (1, 1, 1, 3)) for values in preprocessor.normalization)
 
     def run(model: Any, pixels: jax.Array) -> jax.Array:
         from model.int8 import takes_pixels_as_they_are
@@ -391,14 +325,13 @@ def _vision_tower(
         features: jax.Array = getattr(model(values.transpose(0, 3, 1, 2)), description.vision_tower.output)
         return features
 
-    return Tower(
-        description,
-        description.vision_tower,
-        precision,
-        run,
-        inputs_to_measure_with,
-        cores=_calls_at_once(),
-    )
+    def inputs_to_measure_with() -> Inputs:
+        from model.int8 import pictures_to_measure_with
+
+        return (pictures_to_measure_with(preprocessor.input_height_pixels, preprocessor.input_width_pixels),)
+
+    tower = description.vision_tower
+    return Tower(description, tower, precision, run, inputs_to_measure_with, cores=_calls_at_once())
 
 
 def _calls_at_once() -> int:

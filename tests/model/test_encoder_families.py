@@ -144,7 +144,7 @@ def test_the_token_table_of_siglip_stays_in_the_file(copy: Callable[[str], Path]
     write_preprocessor(folder, 23, 23)
     encoder = Encoder.load(folder)
     encoder.encode_texts(["dog"])
-    base = encoder._embedding_table
+    base = encoder._text_inputs.embedding_table
     while not isinstance(base, np.memmap):
         assert base.base is not None, "the table was copied into memory"
         base = base.base

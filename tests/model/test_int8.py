@@ -21,6 +21,7 @@ from model.clip import CLIPVisionModelWithProjection
 from model.encoder import Encoder
 from model.int8_weights import quantized, steps_of
 from model.layers import Build, Linear, PatchEmbedding
+from model.text_inputs import TextInputs
 from model.tokenizer import clip_tokenizer
 
 BUILD = Build.of(nnx.Rngs(0), jnp.float32, jnp.float32)
@@ -230,12 +231,10 @@ def test_a_tokenizer_with_more_tokens_than_the_tower_is_measured_with_those_it_k
     wide: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     encoder = Encoder.load(wide, precision="int8")
-    (ids, _mask) = encoder._texts_to_measure_with()
-    assert len(ids) == len(int8.TEXTS_TO_MEASURE_WITH)
     smaller = dataclasses.replace(encoder._description, vocabulary_size=1000)
-    monkeypatch.setattr(encoder, "_description", smaller)
     monkeypatch.setattr(type(encoder.tokenizer), "ids", lambda *_: [[1, 999], [1, 1000], [2]])
-    assert len(encoder._texts_to_measure_with()[0]) == 2
+    (ids, _mask) = TextInputs(smaller, encoder.tokenizer).of_known_tokens(["a", "b", "c"])
+    assert ids[:, 0].tolist() == [1, 2]
 
 
 @pytest.mark.parametrize("entry", [b"", b"[", b"{}", b"[1]", b"\xff"])
@@ -269,6 +268,9 @@ def test_of_every_family_the_integers_are_found_again_in_the_checkpoint(
         size = json.loads((folder / "config.json").read_text())["vision_config"]["image_size"]
         settings = {"image_processor_type": "SiglipImageProcessor", "size": {"height": size, "width": size}}
         (folder / "preprocessor_config.json").write_text(json.dumps(settings))
+    # The tokenizers of these checkpoints were not kept.
+    monkeypatch.setattr(Encoder, "tokenizer", None)
+    monkeypatch.setattr(TextInputs, "of_known_tokens", lambda *_: ())
     exact = Encoder.load(folder, precision="float32")
     random, description = np.random.default_rng(0), exact._description
     shape = (3, exact.preprocessor.input_height_pixels, exact.preprocessor.input_width_pixels, 3)
@@ -276,9 +278,7 @@ def test_of_every_family_the_integers_are_found_again_in_the_checkpoint(
     ids = random.integers(1, description.vocabulary_size, (2, description.text_length), dtype=np.int32)
 
     def vectors_of(encoder: Encoder) -> np.ndarray:
-        tokens = encoder._token_rows(ids) if description.embedding_table else ids
-        # The tokenizers of these checkpoints were not kept.
-        monkeypatch.setattr(Encoder, "_texts_to_measure_with", lambda _: ())
+        tokens = encoder._text_inputs.token_rows(ids) if description.embedding_table else ids
         mask = [np.ones_like(ids)] if description.reads_attention_mask else []
         return np.concatenate([encoder.encode_pixels(pixels), encoder._get_text_tower()(tokens, *mask)])
 
