@@ -48,9 +48,9 @@ def test_the_copy_takes_larger_images_and_sees_much_the_same(
     before, after = Encoder.load(STARTER), Encoder.load(tmp_path / "larger")
     assert (after.preprocessor.input_height_pixels, after.preprocessor.input_width_pixels) == (size, size)
     pictures = [draw_picture(seed) for seed in range(8)]
-    same = after.encode_images(pictures) @ before.encode_images(pictures).T
-    assert (np.diag(same) > 0.8).all()
-    assert (np.argmax(same, axis=1) == np.arange(8)).all()
+    same = np.sum(after.encode_images(pictures) * before.encode_images(pictures), axis=1)
+    # Rows and columns in each other's places leave 0.93, the places in reverse as much.
+    assert np.mean(same) > 0.96
     np.testing.assert_allclose(after.encode_texts(["dog"]), before.encode_texts(["dog"]), atol=1e-5)
 
 
