@@ -272,7 +272,7 @@ def shoot_all(address: str) -> None:
         for scheme in ("light", "dark"):
             page = browser.new_page(viewport={"width": 1280, "height": 800}, color_scheme=scheme)
             page.set_default_timeout(60_000)
-            page.goto(f"{address}/?q=id:1")
+            page.goto(f"{address}/?q=a+ship+at+sunset")
             page.locator(".tile").first.wait_for()
             shoot(page, f"search-{scheme}")
             if scheme == "dark":
@@ -297,7 +297,7 @@ def shoot_all(address: str) -> None:
         phone.locator(".groups a").first.wait_for()
         phone.wait_for_timeout(3000)
         shoot(phone, "explore-phone")
-        phone.goto(f"{address}/?q=id:1")
+        phone.goto(f"{address}/?q=a+ship+at+sunset")
         phone.locator(".tile").first.wait_for()
         shoot(phone, "phone-light")
         browser.close()
