@@ -1,10 +1,11 @@
 """How far a JPEG's vector moves when the decoder shrinks it, for several scales.
 
-    .venv/bin/python benchmarks/draft_decoding.py FOLDER [FOLDER ...] [--model starter] [--limit 200] [--enlarge 1 2.6]
+    .venv/bin/python -m benchmarks.draft_decoding FOLDER [FOLDER ...] [--model starter] [--limit 200] [--enlarge 1 2.6]
+        [--multiples 1 2 3]
 
 For each multiple of the model's input size that the decoder must leave, prints the worst and the median cosine between
-the vectors of the shrunk and of the full decode, for the photographs as they are and enlarged, since small ones are
-rarely shrunk. `ImagePreprocessor.minimum_side_pixels` is chosen by this.
+the vectors of the shrunk and of the full decode, and how many are below 0.998, for the photographs as they are and
+enlarged, since small ones are rarely shrunk. `ImagePreprocessor.minimum_side_pixels` is chosen by this.
 """
 
 from __future__ import annotations
@@ -18,8 +19,6 @@ from PIL import Image
 
 from model import Encoder
 
-MULTIPLES = (1, 2, 3, 4, 5)
-
 
 def main() -> None:
     arguments = argparse.ArgumentParser(
@@ -29,6 +28,7 @@ def main() -> None:
     arguments.add_argument("--model", default="starter")
     arguments.add_argument("--limit", type=int, default=200, help="photographs, shared evenly by the folders")
     arguments.add_argument("--enlarge", type=float, nargs="+", default=[1.0, 1.4, 2.6, 3.3, 4.4])
+    arguments.add_argument("--multiples", type=float, nargs="+", default=[1, 2, 3, 4, 5])
     options = arguments.parse_args()
     encoder = Encoder.load(options.model)
     preprocess = encoder.preprocessor
@@ -40,25 +40,25 @@ def main() -> None:
     for factor in options.enlarge:
         contents = [enlarged(path, factor) for path in files]
 
-        def vectors(multiple: int | None, contents: list[bytes] = contents) -> tuple[np.ndarray, int]:
+        def vectors(multiple: float | None, contents: list[bytes] = contents) -> tuple[np.ndarray, int]:
             pixels, shrunk = [], 0
             for content in contents:
                 with Image.open(io.BytesIO(content)) as image:
                     full_size = image.size
                     if multiple is not None:
-                        image.draft(image.mode, (multiple * side, multiple * side))
+                        image.draft(image.mode, (int(multiple * side), int(multiple * side)))
                     is_shrunk = image.size != full_size
                     shrunk += is_shrunk
                     pixels.append(preprocess(image, full_size if is_shrunk else None))
             return encoder.encode_pixels(np.stack(pixels)), shrunk
 
         full, _ = vectors(None)
-        for multiple in MULTIPLES:
+        for multiple in options.multiples:
             others, shrunk = vectors(multiple)
             cosines = (full * others).sum(axis=1)
             print(
-                f"  enlarged {factor} x, at least {multiple} x: worst {cosines.min():.4f}, "
-                f"median {np.median(cosines):.6f}, {shrunk} of them shrunk"
+                f"  enlarged {factor} x, at least {multiple:g} x: worst {cosines.min():.4f}, "
+                f"median {np.median(cosines):.6f}, {shrunk} of them shrunk, {(cosines < 0.998).sum()} below 0.998"
             )
 
 

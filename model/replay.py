@@ -317,13 +317,12 @@ def source_fingerprint(*modules: str) -> str:
     """Returns a hexadecimal SHA-256 over our own source, for what depends on it.
 
     Args:
-        modules: Names such as "model.layers"; none for all of this package.
+        modules: Of this package, such as "layers"; none for all of them.
     """
-    folder = Path(__file__).parent
-    names = [f"{module.removeprefix('model.')}.py" for module in modules]
     source = hashlib.sha256()
-    for path in sorted(folder / name for name in names) if names else sorted(folder.glob("*.py")):
-        source.update(path.read_bytes())
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        if not modules or path.stem in modules:
+            source.update(path.read_bytes())
     return source.hexdigest()
 
 

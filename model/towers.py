@@ -41,9 +41,8 @@ _MULTIPLIED = "kernel"
 # In the cache: which products of a tower may be of integers.
 _KIND = "int8"
 _WHAT_DECIDES_INTEGERS = (
-    *("model.int8", "model.int8_weights", "model.layers", "model.products"),
-    *("model.clip", "model.siglip", "model.open_clip"),
-    *("model.dual_encoder", "model.vit", "model.dinov2", "model.bert"),
+    *("int8", "int8_weights", "layers", "products"),
+    *("clip", "siglip", "open_clip", "dual_encoder", "vit", "dinov2", "bert"),
 )
 
 # Patches of 32 pixels, 1,024 wide, in integers. What is larger and not in the checkpoint makes no kept program.
