@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -106,6 +106,7 @@ class BatchMaker:
         seed: int,
         preprocessor: ImagePreprocessor,
         augmentation: AugmentationConfig,
+        crop_areas: Sequence[tuple[float, float] | None],
         texts: TextMaker,
         tokenizer: LengthCounter,
         workers: int,
@@ -121,6 +122,7 @@ class BatchMaker:
             seed: of everything random.
             preprocessor: tells the size of images.
             augmentation: what happens to images.
+            crop_areas: of each source, in place of the augmentation's.
             texts: makes texts of names.
             tokenizer: makes ids of texts.
             workers: decoding threads; Pillow works without holding Python's lock.
@@ -131,9 +133,11 @@ class BatchMaker:
         self._batch_size = batch_size
         self._seed = seed
         self._size = (preprocessor.input_height_pixels, preprocessor.input_width_pixels)
-        # A random crop is enlarged: decode a JPEG only as small as the smallest crop allows.
-        self._minimum_side_pixels = round(preprocessor.minimum_side_pixels / augmentation.crop_area[0] ** 0.5)
-        self._augmentation = augmentation
+        self._side_pixels = preprocessor.minimum_side_pixels
+        self._compose_share = augmentation.compose
+        self._augmentations = [
+            augmentation if area is None else replace(augmentation, crop_area=area) for area in crop_areas
+        ]
         self._texts = texts
         self._tokenizer = tokenizer
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
@@ -197,9 +201,14 @@ class BatchMaker:
             for source, position, count in zip(self._sources, positions, counts, strict=True)
             for example in source.take(int(position), int(count))
         ]
+        augmentations = [
+            augmentation
+            for augmentation, count in zip(self._augmentations, counts, strict=True)
+            for _ in range(count)
+        ]
         draws = _draws((self._seed, step), len(drawn))
         tasks = [
-            self._pool.submit(self._decode, drawn[some], draws[some])
+            self._pool.submit(self._decode, drawn[some], augmentations[some], draws[some])
             for some in (
                 slice(start, start + _IMAGES_IN_A_TASK) for start in range(0, len(drawn), _IMAGES_IN_A_TASK)
             )
@@ -216,14 +225,18 @@ class BatchMaker:
         return Batch(pixels, ids, mask, self._texts.relations(meanings, texts), broken, cut)
 
     def _decode(
-        self, examples: Sequence[tuple[Entry, ImageContent]], draws: npt.NDArray[np.float64]
+        self,
+        examples: Sequence[tuple[Entry, ImageContent]],
+        augmentations: Sequence[AugmentationConfig],
+        draws: npt.NDArray[np.float64],
     ) -> list[npt.NDArray[np.uint8] | str]:
         """Pixels of each image, or why there are none."""
         results: list[npt.NDArray[np.uint8] | str] = []
-        for (_, content), draw in zip(examples, draws, strict=True):
+        for (_, content), augmentation, draw in zip(examples, augmentations, draws, strict=True):
+            # A random crop is enlarged: decode a JPEG only as small as the smallest crop allows.
+            side_pixels = round(self._side_pixels / augmentation.crop_area[0] ** 0.5)
             try:
-                image = decode(read(content), self._minimum_side_pixels)
-                results.append(augment(image, self._augmentation, self._size, draw))
+                results.append(augment(decode(read(content), side_pixels), augmentation, self._size, draw))
             except (BrokenImageError, OSError) as error:
                 results.append(str(error))
         return results
@@ -264,12 +277,12 @@ class BatchMaker:
         draws: npt.NDArray[np.float64],
     ) -> None:
         """Join pairs of examples side by side, in place; only things with names, sentences do not join."""
-        if not self._augmentation.compose:
+        if not self._compose_share:
             return
         order = [
             int(number)
             for number in np.argsort(draws[:, 1], kind="stable")
-            if draws[number, 0] < self._augmentation.compose and meanings[number].names
+            if draws[number, 0] < self._compose_share and meanings[number].names
         ]
         whole = {number: (pixels[number].copy(), meanings[number], texts[number]) for number in order}
         for first, second in pairwise([*order, *order[:1]] if len(order) > 1 else []):

@@ -39,6 +39,13 @@ def _require_share(name: str, value: float) -> None:
     _require(0 <= value <= 1, f"{name} = {value} must be between 0 and 1")
 
 
+def _require_crop_area(name: str, area: tuple[float, float]) -> None:
+    _require(
+        0 < area[0] <= area[1] <= 1,
+        f"{name} = {list(area)}: expected two shares, the smaller first, above 0",
+    )
+
+
 @dataclass(frozen=True)
 class DataConfig:
     """One source of examples. What each kind expects is told in `model.training.sources`.
@@ -54,6 +61,7 @@ class DataConfig:
         text_column: where they hold captions or names; None tries the usual ones.
         rename: a label's first name to the names to use in its place.
         limit: keep at most this many examples, evenly chosen; for trying things out.
+        crop_area: in place of `augmentation.crop_area`; a few pictures that are seen often bear smaller crops.
     """
 
     path: Path
@@ -66,10 +74,13 @@ class DataConfig:
     text_column: str | None = None
     rename: dict[str, tuple[str, ...]] = field(default_factory=dict)
     limit: int | None = None
+    crop_area: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         _require(self.weight > 0, f"data.weight = {self.weight} must be above 0")
         _require(self.limit is None or self.limit > 0, f"data.limit = {self.limit} must be above 0")
+        if self.crop_area is not None:
+            _require_crop_area("data.crop_area", self.crop_area)
 
 
 @dataclass(frozen=True)
@@ -155,13 +166,15 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class TextConfig:
-    """How names become texts. Captions are taken as they are.
+    """How names become texts. Captions are taken as they are, except for `word_dropout`.
 
     Attributes:
         templates: `{}` is the name, `{plural}` its plural; an "a" before a vowel becomes "an" half of the time.
         broader_share: how often a name is replaced by a broader one ("dog" for "chihuahua") where there is one.
         vocabulary: TOML file of synonyms, broader terms and plurals; "everyday" is the one in the package, "" none.
         name_captions: how often an image with captions is given a prompt with a known thing that its captions name.
+        word_dropout: share of a caption's words that are left out, others each time; against learning few captions by
+            heart (Wei and Zou 2019, "EDA").
         length: tokens that texts are cut or padded to; None: what the data needs, at most the model's positions.
     """
 
@@ -169,6 +182,7 @@ class TextConfig:
     broader_share: float = 0.2
     vocabulary: str = EVERYDAY_NAME
     name_captions: float = 0.1
+    word_dropout: float = 0.0
     length: int | None = None
 
     def __post_init__(self) -> None:
@@ -180,7 +194,7 @@ class TextConfig:
                 template.count("{") == 1 and ("{}" in template or "{plural}" in template),
                 f"text.templates: {template!r} must hold exactly one {{}} or {{plural}}",
             )
-        for name in ("broader_share", "name_captions"):
+        for name in ("broader_share", "name_captions", "word_dropout"):
             _require_share(f"text.{name}", getattr(self, name))
 
 
@@ -215,11 +229,7 @@ class AugmentationConfig:
     patch_dropout_until: float = 0.85
 
     def __post_init__(self) -> None:
-        smallest, largest = self.crop_area
-        _require(
-            0 < smallest <= largest <= 1,
-            f"augmentation.crop_area = {list(self.crop_area)}: expected two shares, the smaller first, above 0",
-        )
+        _require_crop_area("augmentation.crop_area", self.crop_area)
         _require(self.crop_aspect >= 1, f"augmentation.crop_aspect = {self.crop_aspect} must be at least 1")
         shares = (
             "flip",

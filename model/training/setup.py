@@ -315,6 +315,7 @@ def prepare_run(config: TrainingConfig, work: Path) -> Prepared:
         seed=config.seed,
         preprocessor=preprocessor,
         augmentation=config.augmentation,
+        crop_areas=[settings.crop_area for settings in config.data],
         texts=maker,
         tokenizer=tokenizer,
         workers=worker_count(config),

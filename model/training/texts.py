@@ -108,7 +108,7 @@ class TextMaker:
         """
         if meaning.captions and not (meaning.broader and draws[0] < self._config.name_captions):
             caption = _pick(meaning.captions, draws[1])
-            return Text(caption, normalise(caption))
+            return Text(_leave_out_words(caption, self._config.word_dropout, draws[2]), normalise(caption))
         broader = not meaning.names or (meaning.broader and draws[0] < self._config.broader_share)
         term = _pick(meaning.broader if broader else meaning.names, draws[1])
         return Text(self.fill(_pick(self._config.templates, draws[2]), term, correct=draws[3] < 0.5), term)
@@ -154,6 +154,17 @@ def join(first: tuple[Meaning, Text], second: tuple[Meaning, Text]) -> tuple[Mea
     return meaning, Text(
         f"{left_text.content} and {right_text.content}", f"{left_text.term} and {right_text.term}"
     )
+
+
+def _leave_out_words(caption: str, share: float, draw: float) -> str:
+    """A caption with some of its words, at least one of them."""
+    if not share:
+        return caption
+    words = caption.split()
+    # One number has to do for many words: it becomes a seed.
+    chances = np.random.default_rng(int(draw * 2**53)).random(len(words))
+    kept = [word for word, chance in zip(words, chances, strict=True) if chance >= share]
+    return " ".join(kept) or words[int(chances.argmax())]
 
 
 def _pick(options: tuple[str, ...], draw: float) -> str:

@@ -58,6 +58,7 @@ def maker(
         seed=3,
         preprocessor=PREPROCESSOR,
         augmentation=AugmentationConfig(**augmentation),  # type: ignore[arg-type]
+        crop_areas=[None] * len(sources),
         texts=TextMaker(TextConfig(), Vocabulary()),
         tokenizer=tokenizer(length),
         workers=2,
