@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -49,7 +50,11 @@ def tokenizer(length: int) -> LengthCounter:
 
 
 def maker(
-    *sources: Source, weights: list[float] | None = None, length: int = 8, **augmentation: float
+    *sources: Source,
+    weights: list[float] | None = None,
+    length: int = 8,
+    crop_areas: list[tuple[float, float] | None] | None = None,
+    **augmentation: object,
 ) -> BatchMaker:
     return BatchMaker(
         sources,
@@ -58,7 +63,7 @@ def maker(
         seed=3,
         preprocessor=PREPROCESSOR,
         augmentation=AugmentationConfig(**augmentation),  # type: ignore[arg-type]
-        crop_areas=[None] * len(sources),
+        crop_areas=crop_areas or [None] * len(sources),
         texts=TextMaker(TextConfig(), Vocabulary()),
         tokenizer=tokenizer(length),
         workers=2,
@@ -132,6 +137,22 @@ def test_a_mixture_draws_from_all_its_sources(class_folders: Path, flags: Path) 
             int(count) for step in range(4) for count in batches.make(step).attention_mask.sum(axis=1)
         )
     assert lengths[8] == 8  # a quarter of 32: the captions are cut at eight words
+
+
+def test_a_source_is_cropped_as_closely_as_it_asks_for(flags: Path) -> None:
+    source = open_source(DataConfig(path=flags))
+    plain: Any = {"crop_area": (1.0, 1.0), "crop_aspect": 1.0, "flip": 0, "brightness": 0, "contrast": 0}
+
+    def differences(*crop_areas: tuple[float, float] | None) -> list[bool]:
+        """Which images of a batch, half from each of two sources, show two colours, one above the other."""
+        with closing(maker(source, source, crop_areas=list(crop_areas), saturation=0, **plain)) as batches:
+            pixels = batches.make(0).pixels.astype(int)
+        return [bool(np.abs(image[:4].mean((0, 1)) - image[-4:].mean((0, 1))).max() > 50) for image in pixels]
+
+    assert differences(None, None) == [True] * 8
+    closely = differences(None, (0.01, 0.01))
+    assert closely[:4] == [True] * 4
+    assert not all(closely[4:])
 
 
 def test_an_image_s_text_fits_it(class_folders: Path) -> None:

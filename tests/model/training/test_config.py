@@ -113,6 +113,8 @@ def test_all_that_is_wrong_is_told_at_once() -> None:
         ("validation", {"share": 0.9}, "between 0 and 0.5"),
         ("data", [], "at least one source"),
         ("data", [{}], "data.path is missing"),
+        ("data", [{"path": "a", "crop_area": [0, 1]}], "data.crop_area = [0.0, 1.0]: expected two shares"),
+        ("text", {"word_dropout": 2}, "text.word_dropout = 2.0 must be between 0 and 1"),
     ],
 )
 def test_impossible_values_are_told_with_the_way_out(table: str, values: Any, message: str) -> None:

@@ -55,6 +55,25 @@ def test_a_captioned_image_is_now_and_then_named() -> None:
     assert words.make(meaning, np.array([0.4, 0, 0, 0])) == Text("a dog", "dog")
 
 
+def test_captions_lose_their_share_of_words_and_stay_the_same_caption() -> None:
+    caption = "one two three four five six seven eight nine ten"
+    words = maker(word_dropout=0.3)
+    meaning = words.meaning(entry(captions=(caption,)))
+    texts = [words.make(meaning, np.array([0, 0, draw, 0])) for draw in np.linspace(0, 0.999, 300)]
+    assert {text.term for text in texts} == {caption}
+    kept = [text.content.split() for text in texts]
+    assert all(sorted(some, key=caption.split().index) == some for some in kept)
+    assert np.mean([len(some) for some in kept]) == pytest.approx(7, abs=0.3)
+    assert {word for some in kept for word in some} == set(caption.split())
+    assert texts[7] == words.make(meaning, np.array([0, 0, 7 * 0.999 / 299, 0]))
+
+
+def test_a_caption_keeps_a_word_however_many_are_left_out() -> None:
+    words = maker(word_dropout=1.0)
+    meaning = words.meaning(entry(captions=("two dogs run",)))
+    assert words.make(meaning, np.array([0.9, 0, 0.5, 0])).content in {"two", "dogs", "run"}
+
+
 def test_captions_are_shown_as_they_are_and_compared_by_their_words() -> None:
     words = maker()
     entries = [
