@@ -165,15 +165,15 @@ def read_file(path: str, limits: DecodeLimits) -> ReadFile:
                 f"the file has {before.st_size >> 20} MiB, more than the limit of"
                 f" {limits.max_bytes >> 20} MiB"
             )
-        parts = [header]
-        left = before.st_size - len(header)
-        while left > 0 and (part := file.read(left)):
-            parts.append(part)
-            left -= len(part)
+        # Once more from the start: a header that is joined to the rest would copy all of it.
+        file.seek(0)
+        data = file.read(before.st_size)
+        while len(data) < before.st_size and (part := file.read(before.st_size - len(data))):
+            data += part
         grew = bool(file.read(1))
         after = os.fstat(file.fileno())
-    data = b"".join(parts)
-    if grew or left > 0 or (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
+    has_changed = grew or len(data) < before.st_size or not data.startswith(header)
+    if has_changed or (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
         raise ChangedWhileReadError("the file changed while it was read; the next run tries again")
     return ReadFile(
         data=data,

@@ -30,6 +30,9 @@ import numpy as np
 from indexer.decode_worker import JSON_LENGTH, LENGTH
 from indexer.errors import DecoderStartError
 
+if sys.platform == "linux":
+    import fcntl
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -40,6 +43,8 @@ if TYPE_CHECKING:
 # Enough that a worker has work while the parent commits (tens of milliseconds), little enough to hold in
 # memory.
 MAX_QUEUE = 16
+# What Linux lets every user have. By itself a pipe holds 64 KiB, half a picture of 224 pixels.
+_PIPE_BYTES = 1 << 20
 _START_LIMIT_SECONDS = 60.0
 _GRACE_SECONDS = 2.0  # the worker's own timer should go first
 _PAUSE_SECONDS = 1.0  # whoever does not collect for so long was stopped, or busy with something else
@@ -182,6 +187,7 @@ class DecodePool:
             # Ctrl-C goes to the whole group of the terminal; workers shall end when the parent says so.
             start_new_session=True,
         )
+        _widen(process.stdout)
         worker = _Worker(process, errors)
         threading.Thread(target=self._read, args=(worker,), daemon=True, name="decode-answers").start()
         with suppress(OSError):
@@ -304,6 +310,13 @@ class DecodePool:
             worker.tasks.append(request)
             with suppress(OSError):  # a dead worker: its end is on its way through the queue
                 _write_frame(worker.process, pickle.dumps(request))
+
+
+def _widen(pipe: IO[bytes] | None) -> None:
+    """Makes room for whole pictures, where the system lets us: a worker then goes on before we have read."""
+    if sys.platform == "linux" and pipe is not None:
+        with suppress(OSError):  # more than users may have
+            fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
 
 
 def _write_frame(process: subprocess.Popen[bytes], body: bytes) -> None:

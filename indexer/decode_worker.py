@@ -131,12 +131,16 @@ def _read_frame(stream: BinaryIO) -> bytes | None:
 
 def _send(stream: BinaryIO, answer: dict[str, Any], pixels: NDArray[np.uint8] | None) -> None:
     text = json.dumps(answer).encode()
-    raw = b"" if pixels is None else pixels.tobytes()
-    frame = JSON_LENGTH.pack(len(text)) + text + raw
-    view = memoryview(LENGTH.pack(len(frame)) + frame)
+    size = JSON_LENGTH.size + len(text) + (0 if pixels is None else pixels.nbytes)
     with suppress(BrokenPipeError):
-        while view:
-            view = view[stream.write(view) :]
+        _write(stream, memoryview(LENGTH.pack(size) + JSON_LENGTH.pack(len(text)) + text))
+        if pixels is not None:
+            _write(stream, pixels.reshape(-1).data)
+
+
+def _write(stream: BinaryIO, view: memoryview) -> None:
+    while view:
+        view = view[stream.write(view) :]
 
 
 if __name__ == "__main__":
