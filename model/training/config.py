@@ -47,38 +47,50 @@ def _require_crop_area(name: str, area: tuple[float, float]) -> None:
 
 
 @dataclass(frozen=True)
-class DataConfig:
-    """One source of examples. What each kind expects is told in `model.training.sources`.
+class SourceConfig:
+    """Where examples lie. What each kind expects is told in `model.training.sources`.
 
     Attributes:
         path: a file or folder; a pattern such as `shards/*.tar` for WebDataset.
         kind: None: told from the path and what lies there.
         images: captions and COCO: the folder that the file names are relative to; None: the captions file's own.
-        weight: how often each of its examples is seen, relative to the other sources' examples.
         split: keep only rows whose split column says this; None keeps all.
         split_column: where TSV, JSON lines and Parquet say what split a row belongs to.
         image_column: where they hold the image or its file name.
         text_column: where they hold captions or names; None tries the usual ones.
         rename: a label's first name to the names to use in its place.
         limit: keep at most this many examples, evenly chosen; for trying things out.
-        crop_area: in place of `augmentation.crop_area`; a few pictures that are seen often bear smaller crops.
     """
 
     path: Path
     kind: SourceKind | None = None
     images: Path | None = None
-    weight: float = 1.0
     split: str | None = None
     split_column: str = "split"
     image_column: str | None = None
     text_column: str | None = None
     rename: dict[str, tuple[str, ...]] = field(default_factory=dict)
     limit: int | None = None
+
+    def __post_init__(self) -> None:
+        _require(self.limit is None or self.limit > 0, f"limit = {self.limit} must be above 0")
+
+
+@dataclass(frozen=True)
+class DataConfig(SourceConfig):
+    """One source of examples to learn from.
+
+    Attributes:
+        weight: how often each of its examples is seen, relative to the other sources' examples.
+        crop_area: in place of `augmentation.crop_area`; a few pictures that are seen often bear smaller crops.
+    """
+
+    weight: float = 1.0
     crop_area: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         _require(self.weight > 0, f"data.weight = {self.weight} must be above 0")
-        _require(self.limit is None or self.limit > 0, f"data.limit = {self.limit} must be above 0")
         if self.crop_area is not None:
             _require_crop_area("data.crop_area", self.crop_area)
 
@@ -389,7 +401,7 @@ class ValidationConfig:
 
 
 @dataclass(frozen=True)
-class ReportConfig(DataConfig):
+class ReportConfig(SourceConfig):
     """Data that is never trained on, measured once at the end for the model card. Test splits belong here.
 
     Attributes:

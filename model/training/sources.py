@@ -5,11 +5,12 @@ The kinds, and what each expects:
 - `captions`: a TSV file with a header, or a JSON lines file, or a folder that holds one such file. Each line names an
   image (`file`, `file_name`, `filename`, `image` or `path`) and has a text (`caption`, `captions`, `text`, `texts`,
   `name` or `names`; JSON lists are several). Lines of the same image are put together.
-- `coco`: a JSON file with `images` (`id`, `file_name`) and `annotations` (`image_id`, `caption`).
+- `coco`: a JSON file with `images` (`id`, `file_name`, perhaps `split`) and `annotations` (`image_id`, `caption`).
 - `folders`: a folder of folders, each named for what its images show. Names before a comma, and "_" for a space:
-  `golden_retriever, dog`.
+  `golden_retriever, dog`. With `split`, the folder of that name within holds them.
 - `parquet`: a file, or a folder of them, with image bytes (`image`; also the struct with `bytes` that the `datasets`
-  library writes) and a text column as for captions.
+  library writes) and a text column as for captions, one row an image. Numbers of that library's `ClassLabel` become
+  the names that stand in the file.
 - `webdataset`: tar files whose members `KEY.jpg` (or png, webp, gif, bmp, tif, heic, avif) and `KEY.txt`, `KEY.json` or
   `KEY.cls` make one example. A JSON member is read as a line of `captions` is.
 
@@ -22,7 +23,8 @@ import csv
 import json
 import tarfile
 from collections import defaultdict
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -32,11 +34,11 @@ from model.training.errors import TrainingDataError
 from model.training.vocabulary import normalise
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
     import numpy.typing as npt
 
-    from model.training.config import DataConfig, SourceKind
+    from model.training.config import SourceConfig, SourceKind
 
 # The same that an index takes (`indexer.formats`), so that what can be searched can be learnt from.
 IMAGE_SUFFIXES = frozenset(
@@ -49,6 +51,11 @@ IMAGE_SUFFIXES = frozenset(
 _IMAGE_COLUMNS = ("file", "file_name", "filename", "image", "path")
 _CAPTION_COLUMNS = ("caption", "captions", "text", "texts")
 _NAME_COLUMNS = ("names", "name", "labels", "label", "cls")
+
+_SPLIT_NAMES = frozenset({"train", "training", "val", "valid", "validation", "dev", "test", "testing"})
+
+# Of fewer images of a class none is held out for validation.
+_LEAST_TO_HOLD_OUT = 5
 
 # How many files stand together where images lie in files of their own and the grouping costs nothing.
 _FILES_IN_A_BLOCK = 4096
@@ -183,13 +190,17 @@ def read_images(entries: Sequence[Entry]) -> list[ImageContent]:
     return images
 
 
-def open_source(config: DataConfig) -> Source:
+def open_source(config: SourceConfig) -> Source:
     """Open a source by its settings.
 
     Raises:
         TrainingDataError: it is not there, not of its kind, or holds no image with a text.
     """
     kind = config.kind or _guess_kind(config.path)
+    if config.images is not None and kind not in {"captions", "coco"}:
+        raise TrainingDataError(
+            f"{config.path} is of the kind {kind}, which has its images within: leave out `images` ({config.images})"
+        )
     entries, blocks, without_text = _READERS[kind](config)
     renames = {normalise(label): names for label, names in config.rename.items()}
     entries = [_clean(entry, renames) for entry in entries]
@@ -199,6 +210,7 @@ def open_source(config: DataConfig) -> Source:
         reason = f"all {without_text} rows lack a text" if without_text else "it is empty"
         split = f" with {config.split_column} {config.split!r}" if config.split is not None else ""
         raise TrainingDataError(f"{config.path} ({kind}) has no image with a text{split}: {reason}")
+    _refuse_numbers(config.path, entries)
     source = Source(
         config.path.name,
         tuple(entries),
@@ -230,10 +242,25 @@ def _clean(entry: Entry, renames: Mapping[str, tuple[str, ...]]) -> Entry:
     return Entry(names, (), entry.place, entry.origin)
 
 
+def _refuse_numbers(path: Path, entries: Sequence[Entry]) -> None:
+    """A text tower learns nothing of "a photo of a 7" that anybody would ask for."""
+    names = dict.fromkeys(entry.names[0] for entry in entries if entry.names)
+    if names and all(name.isdecimal() for name in names):
+        some = ", ".join(list(names)[:3])
+        raise TrainingDataError(
+            f"{path} calls what its images show by numbers ({some}): call it by names, or say with `rename` what the "
+            f'numbers mean, such as rename = {{"{next(iter(names))}" = ["rose"]}}'
+        )
+
+
+def _is_pattern(path: Path) -> bool:
+    return any(letter in path.name for letter in "*?[") and not path.exists()
+
+
 def _guess_kind(path: Path) -> SourceKind:
     """Tell the kind from the path; TrainingDataError with the choices where it does not tell."""
     suffix = path.suffix.lower()
-    if suffix == ".tar" or any(letter in path.name for letter in "*?["):
+    if suffix == ".tar" or _is_pattern(path):
         return "webdataset"
     if not path.exists():
         raise TrainingDataError(f"there is no file or folder {path}")
@@ -281,7 +308,7 @@ class _Columns:
     names: tuple[str, ...]
 
     @classmethod
-    def of(cls, config: DataConfig) -> _Columns:
+    def of(cls, config: SourceConfig) -> _Columns:
         image = (config.image_column,) if config.image_column else _IMAGE_COLUMNS
         text = config.text_column
         if text is None:
@@ -309,7 +336,7 @@ def _strings(value: Any) -> tuple[str, ...]:
     return tuple(" ".join(text.split()) for text in texts if text.strip())
 
 
-def _open_captions(config: DataConfig) -> _Opened:
+def _open_captions(config: SourceConfig) -> _Opened:
     path = config.path
     if path.is_dir():
         files = sorted(item for item in path.iterdir() if item.suffix.lower() in {".tsv", ".jsonl"})
@@ -325,7 +352,9 @@ def _open_captions(config: DataConfig) -> _Opened:
     folder = config.images or path.parent
     lines: dict[str, int] = {}
     words: dict[str, tuple[dict[str, None], dict[str, None]]] = defaultdict(lambda: ({}, {}))
+    known: dict[str, None] = {}
     for line, record in _records(path):
+        known.update(dict.fromkeys(record))
         if config.split is not None and record.get(config.split_column) != config.split:
             continue
         file = next((str(record[column]) for column in columns.image if record.get(column)), None)
@@ -344,13 +373,30 @@ def _open_captions(config: DataConfig) -> _Opened:
             place = FilePlace(folder / file)
             origin = f"{path.name}, line {line}: {file}"
             entries.append(Entry(() if file_captions else file_names, file_captions, place, origin))
-    looked_at = [folder / file for file in lines][:_FILES_LOOKED_FOR]
-    if entries and not any(file.is_file() for file in looked_at):
-        raise TrainingDataError(
-            f"{path} names images such as {next(iter(lines))!r}, but {folder} has none of them: "
-            "say with `images` where they are"
-        )
+    _check_columns(path, config, known)
+    _check_files(path, folder, lines if entries else ())
     return entries, _file_blocks(len(entries)), len(lines) - len(entries)
+
+
+def _check_columns(path: Path, config: SourceConfig, known: Collection[str]) -> None:
+    """Refuse columns that the settings name and that are not among the `known` of a file that has any."""
+    asked = {"text_column": config.text_column}
+    if config.split is not None:
+        asked["split_column"] = config.split_column
+    for setting, column in asked.items():
+        if known and column is not None and column not in known:
+            raise TrainingDataError(
+                f"{path} has no {column!r} ({setting}); there are {', '.join(map(str, known))}"
+            )
+
+
+def _check_files(path: Path, folder: Path, files: Collection[str]) -> None:
+    """Refuse a folder that has none of the first images that a file names."""
+    some = list(files)[:_FILES_LOOKED_FOR]
+    if some and not any((folder / file).is_file() for file in some):
+        raise TrainingDataError(
+            f"{path} names images such as {some[0]!r}, but {folder} has none of them: say with `images` where they are"
+        )
 
 
 def _records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -378,12 +424,18 @@ def _records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         raise TrainingDataError(f"{path} cannot be read: {error}") from error
 
 
-def _open_coco(config: DataConfig) -> _Opened:
+def _open_coco(config: SourceConfig) -> _Opened:
     path = config.path
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        images = {image["id"]: str(image["file_name"]) for image in content["images"]}
-        captions: dict[Any, list[str]] = {number: [] for number in images}
+        known = dict.fromkeys(key for image in content["images"] for key in image)
+        every = {image["id"] for image in content["images"]}
+        images = {
+            image["id"]: str(image["file_name"])
+            for image in content["images"]
+            if config.split is None or image.get(config.split_column) == config.split
+        }
+        captions: dict[Any, list[str]] = {number: [] for number in every}
         for annotation in content["annotations"]:
             captions[annotation["image_id"]] += _strings(annotation.get("caption"))
     except OSError as error:
@@ -393,26 +445,38 @@ def _open_coco(config: DataConfig) -> _Opened:
             f"{path} is not a COCO captions file ({error!r}): expected `images` with id and file_name, and "
             "`annotations` with image_id and caption"
         ) from error
+    if config.split is not None:
+        _check_columns(path, replace(config, text_column=None), known)
     folder = config.images or path.parent
     entries = [
         Entry((), tuple(captions[number]), FilePlace(folder / file), f"{path.name}, image {number}: {file}")
         for number, file in images.items()
         if captions[number]
     ]
+    _check_files(path, folder, images.values())
     return entries, _file_blocks(len(entries)), len(images) - len(entries)
 
 
 # Class folders
 
 
-def _open_folders(config: DataConfig) -> _Opened:
+def _open_folders(config: SourceConfig) -> _Opened:
     path = config.path
     if not path.is_dir():
         raise TrainingDataError(f"there is no folder {path}")
-    if config.split is not None and (path / config.split).is_dir():
+    if config.split is not None:
+        if not (path / config.split).is_dir():
+            there = ", ".join(folder.name for folder in _folders_in(path)) or "none"
+            raise TrainingDataError(f"{path} has no folder for the split {config.split!r}; there are {there}")
         path = path / config.split
+    folders = _folders_in(path)
+    if folders and all(item.name.lower() in _SPLIT_NAMES and _folders_in(item) for item in folders):
+        raise TrainingDataError(
+            f"{path} holds splits ({', '.join(item.name for item in folders)}), not classes: choose one of them with "
+            f"`split`, or name its folder, {folders[0]}"
+        )
     entries = []
-    for folder in sorted(item for item in path.iterdir() if item.is_dir() and not item.name.startswith(".")):
+    for folder in folders:
         names = tuple(name.strip() for name in folder.name.split(",") if name.strip())
         entries += [
             Entry(names, (), FilePlace(file), str(file.relative_to(path)))
@@ -422,10 +486,14 @@ def _open_folders(config: DataConfig) -> _Opened:
     return entries, _file_blocks(len(entries)), 0
 
 
+def _folders_in(path: Path) -> list[Path]:
+    return sorted(item for item in path.iterdir() if item.is_dir() and not item.name.startswith("."))
+
+
 # Parquet
 
 
-def _open_parquet(config: DataConfig) -> _Opened:
+def _open_parquet(config: SourceConfig) -> _Opened:
     from pyarrow import ArrowException, parquet  # type: ignore[import-untyped]
 
     files = sorted(config.path.rglob("*.parquet")) if config.path.is_dir() else [config.path]
@@ -451,12 +519,15 @@ def _open_parquet(config: DataConfig) -> _Opened:
                     f"{path} has no column {config.split_column!r} to choose {config.split!r} by"
                 )
             wanted = [*words, config.split_column] if has_split else words
+            labels = _class_labels(file.schema_arrow.metadata)
             for group in range(file.num_row_groups):
                 start = len(entries)
                 records = file.read_row_group(group, columns=wanted).to_pylist()
                 for row, record in enumerate(records):
                     if has_split and record[config.split_column] != config.split:
                         continue
+                    for column in record.keys() & labels.keys():
+                        record[column] = _named(record[column], labels[column])
                     names, captions = columns.words(record)
                     if not names and not captions:
                         without_text += 1
@@ -470,6 +541,25 @@ def _open_parquet(config: DataConfig) -> _Opened:
         except (OSError, ArrowException) as error:
             raise TrainingDataError(f"{path} cannot be read as Parquet: {error}") from error
     return entries, blocks, without_text
+
+
+def _class_labels(metadata: Mapping[bytes, bytes] | None) -> dict[str, list[str]]:
+    """What the numbers of a column mean, as the `datasets` library notes it in a file."""
+    labels: dict[str, list[str]] = {}
+    with suppress(KeyError, TypeError, ValueError, AttributeError):  # noted by nobody, or in another way
+        features = json.loads((metadata or {})[b"huggingface"])["info"]["features"]
+        for column, feature in features.items():
+            names = feature.get("feature", feature).get("names")
+            if isinstance(names, list):
+                labels[column] = [str(name) for name in names]
+    return labels
+
+
+def _named(value: Any, names: list[str]) -> Any:
+    """A number, or several, as names; what has no name, as the -1 of what nobody labelled, is nothing."""
+    if isinstance(value, list):
+        return [_named(item, names) for item in value]
+    return names[value] if isinstance(value, int) and 0 <= value < len(names) else None
 
 
 def _read_rows(path: Path, group: int, column: str, rows: list[int]) -> list[ImageContent]:
@@ -489,11 +579,11 @@ def _read_rows(path: Path, group: int, column: str, rows: list[int]) -> list[Ima
 # WebDataset
 
 
-def _open_webdataset(config: DataConfig) -> _Opened:
+def _open_webdataset(config: SourceConfig) -> _Opened:
     path = config.path
     if path.is_dir():
         files = sorted(path.glob("*.tar"))
-    elif any(letter in path.name for letter in "*?["):
+    elif _is_pattern(path):
         files = sorted(path.parent.glob(path.name))
     else:
         files = [path]
@@ -509,7 +599,7 @@ def _open_webdataset(config: DataConfig) -> _Opened:
     return entries, _file_blocks(len(entries)), without_text
 
 
-def _open_tar(path: Path, columns: _Columns, config: DataConfig) -> tuple[list[Entry], int]:
+def _open_tar(path: Path, columns: _Columns, config: SourceConfig) -> tuple[list[Entry], int]:
     """Walk through one tar file's headers, reading the words and leaving out the images."""
     places: dict[str, FilePlace] = {}
     records: dict[str, dict[str, Any]] = defaultdict(dict)
@@ -549,7 +639,7 @@ def _open_tar(path: Path, columns: _Columns, config: DataConfig) -> tuple[list[E
     return kept, len(entries) - len(kept)
 
 
-_READERS: dict[SourceKind, Callable[[DataConfig], _Opened]] = {
+_READERS: dict[SourceKind, Callable[[SourceConfig], _Opened]] = {
     "captions": _open_captions,
     "coco": _open_coco,
     "folders": _open_folders,
@@ -561,8 +651,8 @@ _READERS: dict[SourceKind, Callable[[DataConfig], _Opened]] = {
 def held_out(source: Source, share: float) -> npt.NDArray[np.bool_]:
     """Which entries are kept from training for validation: boolean (len(entries),), the same each time.
 
-    Every name gives its share, so that no class is trained on but never validated, or the other way round. Which
-    entries of a name are taken depends on their order only.
+    Every name that has a few entries gives its share and at least one, so that no class is trained on but never
+    validated, or the other way round. Which entries of a name are taken depends on their order only.
     """
     chosen = np.zeros(len(source.entries), bool)
     if share == 0:
@@ -571,8 +661,8 @@ def held_out(source: Source, share: float) -> npt.NDArray[np.bool_]:
     for number, entry in enumerate(source.entries):
         by_name[entry.names].append(number)
     for numbers in by_name.values():
-        count = min(round(len(numbers) * share), len(numbers) - 1)
-        if count > 0:
+        count = min(max(1, round(len(numbers) * share)), len(numbers) - 1)
+        if len(numbers) >= _LEAST_TO_HOLD_OUT:
             step = len(numbers) / count
             chosen[[numbers[int((index + 0.5) * step)] for index in range(count)]] = True
     return chosen

@@ -88,6 +88,42 @@ def test_class_folders_are_named_for_what_they_show(tmp_path: Path) -> None:
     assert contents(source) == [png(1), png(0)]
 
 
+def test_coco_takes_one_split_where_its_images_say_which(pictures: Path) -> None:
+    file = pictures / "captions.json"
+    content = {
+        "images": [
+            {"id": number, "file_name": f"{number}.png", "split": split}
+            for number, split in enumerate(["train", "test"])
+        ],
+        "annotations": [{"image_id": number, "caption": str(number)} for number in range(2)],
+    }
+    file.write_text(json.dumps(content), encoding="utf-8")
+    assert [entry.captions for entry in opened(file, split="test").entries] == [("1",)]
+    for image in content["images"]:
+        del image["split"]
+    file.write_text(json.dumps(content), encoding="utf-8")
+    with pytest.raises(TrainingDataError, match=r"has no 'split' \(split_column\); there are id, file_name"):
+        opened(file, split="test")
+
+
+def test_splits_are_not_taken_for_classes(tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        (tmp_path / split / "rose").mkdir(parents=True)
+        (tmp_path / split / "rose" / "0.png").write_bytes(png(0))
+    with pytest.raises(TrainingDataError, match=r"holds splits \(train, val\), not classes"):
+        opened(tmp_path)
+    assert [entry.names for entry in opened(tmp_path, split="train").entries] == [("rose",)]
+    with pytest.raises(TrainingDataError, match="no folder for the split 'test'; there are train, val"):
+        opened(tmp_path, split="test")
+
+
+def test_a_class_may_be_called_train(tmp_path: Path) -> None:
+    for name in ("train", "test"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "0.png").write_bytes(png(0))
+    assert [entry.names for entry in opened(tmp_path).entries] == [("test",), ("train",)]
+
+
 def test_class_folders_hold_whatever_can_be_indexed() -> None:
     from indexer import formats
 
@@ -114,6 +150,38 @@ def test_parquet_of_the_datasets_library_holds_structs(tmp_path: Path) -> None:
         pa.Table.from_pylist([{"image": {"bytes": png(1), "path": None}, "caption": "one"}]), file
     )
     assert contents(opened(tmp_path)) == [png(1)]
+
+
+def test_numbers_of_the_datasets_library_become_its_class_names(tmp_path: Path) -> None:
+    features = {
+        "image": {"_type": "Image"},
+        "label": {"names": ["red rose", "tulip"], "_type": "ClassLabel"},
+        "labels": {"feature": {"names": ["flower", "plant"], "_type": "ClassLabel"}, "_type": "List"},
+    }
+    note = {b"huggingface": json.dumps({"info": {"features": features}}).encode()}
+    one = pa.table({"image": [png(0)] * 3, "label": [1, 0, -1]}).replace_schema_metadata(note)
+    parquet.write_table(one, tmp_path / "one.parquet")
+    source = opened(tmp_path / "one.parquet")
+    assert [entry.names for entry in source.entries] == [("tulip",), ("red rose",)]
+    assert source.without_text == 1
+    several = pa.table({"image": [png(0)], "labels": [[1, 0]]}).replace_schema_metadata(note)
+    parquet.write_table(several, tmp_path / "several.parquet")
+    assert opened(tmp_path / "several.parquet").entries[0].names == ("plant", "flower")
+
+
+def test_numbers_that_nobody_explains_are_refused(tmp_path: Path) -> None:
+    parquet.write_table(pa.table({"image": [png(0), png(1)], "label": [7, 8]}), tmp_path / "a.parquet")
+    with pytest.raises(TrainingDataError, match=r"by numbers \(7, 8\).*rename"):
+        opened(tmp_path)
+    named = opened(tmp_path, rename={"7": ("rose",), "8": ("tulip", "flower")})
+    assert [entry.names for entry in named.entries] == [("rose",), ("tulip", "flower")]
+
+
+def test_brackets_in_the_name_of_what_is_there_are_no_pattern(tmp_path: Path) -> None:
+    folder = tmp_path / "plants [2019]"
+    (folder / "rose").mkdir(parents=True)
+    (folder / "rose" / "0.png").write_bytes(png(0))
+    assert opened(folder).entries[0].names == ("rose",)
 
 
 def test_webdataset_reads_words_and_leaves_images_where_they_are(tmp_path: Path) -> None:
@@ -180,6 +248,17 @@ def test_every_class_holds_out_its_share(class_folders: Path) -> None:
     np.testing.assert_array_equal(chosen, held_out(opened(class_folders), 0.2))
 
 
+def test_small_classes_hold_out_one_and_the_smallest_none(tmp_path: Path) -> None:
+    for name, count in (("rose", 60), ("tulip", 10), ("lily", 4)):
+        (tmp_path / name).mkdir()
+        for number in range(count):
+            (tmp_path / name / f"{number}.png").write_bytes(png(0))
+    source = opened(tmp_path)
+    chosen = held_out(source, 0.05)
+    away = [entry.names[0] for entry, is_away in zip(source.entries, chosen, strict=True) if is_away]
+    assert away == ["rose"] * 3 + ["tulip"]
+
+
 @pytest.mark.parametrize(
     ("files", "settings", "message"),
     [
@@ -197,6 +276,21 @@ def test_every_class_holds_out_its_share(class_folders: Path) -> None:
         ({"c.parquet": b"nonsense"}, {}, "cannot be read as Parquet"),
         ({"c.tar": b"nonsense"}, {}, "cannot be read as a plain tar"),
         ({"c.tsv": b"file\tcaption\tsplit\nx.png\tword\ttest\n"}, {"split": "train"}, "with split 'train'"),
+        ({"c.tsv": b"file\tcaption\nx.png\tword\n"}, {"split": "train"}, "no 'split' (split_column)"),
+        (
+            {"c.tsv": b"file\tcaption\nx.png\tword\n"},
+            {"text_column": "words"},
+            "no 'words' (text_column); there are file, caption",
+        ),
+        (
+            {
+                "c.json": b'{"images": [{"id": 1, "file_name": "no.png"}], '
+                b'"annotations": [{"image_id": 1, "caption": "a"}]}'
+            },
+            {"path": "c.json"},
+            "has none of them: say with `images`",
+        ),
+        ({"c.parquet": b""}, {"images": Path("there")}, "which has its images within"),
     ],
 )
 def test_what_cannot_be_opened_says_why(
