@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import ml_dtypes
 import numpy as np
 
+from model.durable import put_in_place
 from model.errors import CheckpointError, UnsupportedCheckpointError
 
 if TYPE_CHECKING:
@@ -198,10 +199,10 @@ def write_checkpoint(
         if said is None:
             raise CheckpointError(f"{folder / SAFETENSORS_NAME} cannot be written: {error}") from error
         raise OSError(int(said[1]), os.strerror(int(said[1])), str(folder / SAFETENSORS_NAME)) from error
-    unfinished.replace(folder / SAFETENSORS_NAME)
+    put_in_place(unfinished, folder / SAFETENSORS_NAME)
     unfinished = folder / f"{CONFIG_NAME}.unfinished"
     unfinished.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    unfinished.replace(folder / CONFIG_NAME)
+    put_in_place(unfinished, folder / CONFIG_NAME)
 
 
 def _shards(index: Path) -> list[Path]:

@@ -22,6 +22,7 @@ from flax import nnx
 from model.checkpoint import read_json
 from model.configuration import Configuration, Pixels, grid, height_and_width
 from model.contrast import compare
+from model.durable import put_in_place
 from model.errors import ConfigurationError, ModelInputError
 from model.inputs import check_attention_mask, check_ids, check_pixels
 from model.layers import (
@@ -373,10 +374,10 @@ class OpenCLIPPretrained(PretrainedModel):
         folder.mkdir(parents=True, exist_ok=True)
         unfinished = folder / f"{OPEN_CLIP_WEIGHTS_NAMES[0]}.unfinished"
         save_file(export(self, self.weights), unfinished, metadata={"format": "pt"})
-        unfinished.replace(folder / OPEN_CLIP_WEIGHTS_NAMES[0])
+        put_in_place(unfinished, folder / OPEN_CLIP_WEIGHTS_NAMES[0])
         unfinished = folder / f"{OPEN_CLIP_CONFIG_NAME}.unfinished"
         unfinished.write_text(json.dumps(self.config.to_dict(), indent=2) + "\n", encoding="utf-8")
-        unfinished.replace(folder / OPEN_CLIP_CONFIG_NAME)
+        put_in_place(unfinished, folder / OPEN_CLIP_CONFIG_NAME)
 
 
 class OpenCLIPTextModelWithProjection(OpenCLIPPretrained):

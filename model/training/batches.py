@@ -33,6 +33,9 @@ _DRAWS = DRAWS + 6
 # Batches that wait, ready, for the step: enough to ride out a slow read, few enough to cost little memory.
 _BATCHES_AHEAD = 3
 
+BATCHES_IN_HAND = _BATCHES_AHEAD + 1
+"""Batches that are made at most while nobody asks for the next: those that wait, and one that finds no room."""
+
 # Images that one task of the thread pool decodes: a task costs about as much as a small image.
 _IMAGES_IN_A_TASK = 16
 

@@ -14,16 +14,18 @@ from model.training.images import BrokenImageError, plain
 from model.training.sources import read_images
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from concurrent.futures import Executor
 
     import numpy.typing as npt
 
     from model.preprocess import ImagePreprocessor
-    from model.training.batches import LengthCounter
     from model.training.parameters import Parameters
     from model.training.sources import Entry, ImageContent, Source
     from model.training.step import Embedder
+
+    Tokenize = Callable[[Sequence[str]], tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]]
+    """From texts to their ids and attention mask, int32 (texts, tokens) both."""
 
 ZERO_SHOT, RETRIEVAL = "zero_shot", "retrieval"
 
@@ -65,7 +67,7 @@ def prepare(
     title: str,
     *,
     preprocessor: ImagePreprocessor,
-    tokenizer: LengthCounter,
+    tokenize: Tokenize,
     pool: Executor,
     classes: Source | None = None,
 ) -> TestSet | None:
@@ -77,7 +79,7 @@ def prepare(
         source: what to test on.
         title: for people.
         preprocessor: prepares images as search does.
-        tokenizer: makes ids.
+        tokenize: makes ids, as search does: what training cuts is not cut here.
         pool: decodes in parallel.
         classes: where to take the classes from, if the source holds only some of them.
 
@@ -95,7 +97,7 @@ def prepare(
             for image, entry in enumerate(entries)
             for caption in entry.captions or entry.names
         ]
-        ids, mask, _ = tokenizer([caption for caption, _ in pairs])
+        ids, mask = tokenize([caption for caption, _ in pairs])
         wanted = np.array([image for _, image in pairs], np.int64)
         return TestSet(title, RETRIEVAL, pixels, wanted, ids, mask, np.empty(0, np.int64), broken)
     names = list(dict.fromkeys(entry.names for entry in (classes or source).entries if entry.names))
@@ -108,7 +110,7 @@ def prepare(
         for name in group
         for template in ZERO_SHOT_TEMPLATES
     ]
-    ids, mask, _ = tokenizer([text for text, _ in prompts])
+    ids, mask = tokenize([text for text, _ in prompts])
     return TestSet(
         title,
         ZERO_SHOT,

@@ -1,6 +1,6 @@
 """The log of a run: JSON lines, one event each, and the truth about its past.
 
-Events: `start` (once per process), `step`, `validation`, `broken_image`, `notice`, `report`, `end`. When a run goes on
+Events: `start` (once per process), `step`, `validation`, `broken_image`, `diverged`, `end`. When a run goes on
 from a checkpoint, what was logged after that checkpoint is taken back first, since it will happen again.
 """
 
@@ -31,7 +31,7 @@ class Journal:
                     event = json.loads(line)
                 except ValueError:
                     continue  # the line at which the process was killed
-                if event.get("step", 0) <= resume_step and event.get("event") not in {"report", "end"}:
+                if event.get("step", 0) <= resume_step and event.get("event") != "end":
                     self.events.append(event)
         path.write_text("".join(f"{json.dumps(event)}\n" for event in self.events), encoding="utf-8")
         self._file = path.open("a", encoding="utf-8")
@@ -41,7 +41,7 @@ class Journal:
         self._file.close()
 
     def write(self, event: str, **values: Any) -> None:
-        """Add one event; on disk when this returns."""
+        """Add one event; with the system when this returns, so that it survives this process."""
         record = {"event": event, **values}
         self.events.append(record)
         self._file.write(f"{json.dumps(record)}\n")

@@ -59,7 +59,7 @@ def softmax_loss(
         image_embeds: float32 (n, dim), unit norm.
         text_embeds: float32 (n, dim), unit norm; text i was made for image i.
         logit_scale: scalar, already out of its logarithm.
-        pairs: what is known of the pairs; where only i fits i, this is `model.losses.contrastive_loss`.
+        pairs: what is known of the pairs; where only i fits i, this is `model.contrast.contrastive_loss`.
 
     Returns:
         float32 scalar.

@@ -6,6 +6,7 @@ import time
 from contextlib import closing
 from typing import TYPE_CHECKING
 
+from model.training.batches import BATCHES_IN_HAND
 from model.training.errors import TrainingError
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 # How many there are in a run whose settings leave it open.
 VALIDATIONS = 10
 
-# Steps that are timed, after the one that compiles, where the time is limited.
+# Steps that are timed, where the time is limited.
 _TIMED_STEPS = 4
 # Of a limited time this much is kept for what cannot be foreseen: a slower disk, a busier machine.
 _RESERVE = 0.1
@@ -69,16 +70,26 @@ def plan_steps(prepared: Prepared, begin_seconds: float, notice: Callable[[str],
 
 
 def _time_steps(prepared: Prepared, patch_dropout: float, steps: int) -> float:
-    """Seconds that a step takes, once it is compiled."""
+    """Seconds that a step takes, once it is compiled, while batches are made as they will be."""
     # On a state of its own: what is learnt in the measurement is thrown away.
     trainer = prepared.trainer
     state = trainer.start(prepared.parameters)
-    count = min(steps, 1 + _TIMED_STEPS)
-    began = time.perf_counter()
-    with closing(prepared.batches.from_step(0, count)) as stream:
-        for number, batch in enumerate(stream):
-            state, measured = trainer.step(state, trainer.place(batch), 0.0, patch_dropout=patch_dropout)
+    timed = min(steps, _TIMED_STEPS)
+    # Longer than it is read, so that the last batches are not timed with nobody at work on the next.
+    stream = prepared.batches.from_step(0, 2 + timed + 2 * BATCHES_IN_HAND)
+    with closing(stream):
+
+        def learn() -> None:
+            nonlocal state
+            batch = trainer.place(next(stream))
+            state, measured = trainer.step(state, batch, 0.0, patch_dropout=patch_dropout)
             measured.loss.block_until_ready()
-            if number == 0 and count > 1:
-                began = time.perf_counter()  # without compilation
-    return (time.perf_counter() - began) / max(1, count - 1)
+
+        learn()  # compiles
+        for _ in range(BATCHES_IN_HAND):
+            next(stream)  # made meanwhile: decoding may be slower than what follows
+        learn()
+        began = time.perf_counter()
+        for _ in range(timed):
+            learn()
+        return (time.perf_counter() - began) / timed

@@ -19,13 +19,14 @@ from safetensors.numpy import load_file, save_file
 from model.checkpoint import CONFIG_NAME, SAFETENSORS_NAME, read_json
 from model.configuration import grid
 from model.errors import ConfigurationError
+from model.preprocess import ImagePreprocessor
 from model.training.result import publish
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 _POSITIONS = "vision_model.embeddings.position_embedding.weight"
-_IMAGE_SETTINGS = "preprocessor_config.json"
+_IMAGE_SETTINGS, _JOINT_SETTINGS = "preprocessor_config.json", "processor_config.json"
 
 
 def check_image_size(settings: dict[str, Any], size_pixels: int) -> None:
@@ -39,7 +40,7 @@ def check_image_size(settings: dict[str, Any], size_pixels: int) -> None:
         raise ConfigurationError(
             "model.finished_image_size is for CLIP and SigLIP models for square images; leave it out"
         )
-    if size_pixels % vision["patch_size"]:
+    if size_pixels < 1 or size_pixels % vision["patch_size"]:
         raise ConfigurationError(
             f"model.finished_image_size = {size_pixels} must be a multiple of the patch size, {vision['patch_size']}"
         )
@@ -67,14 +68,33 @@ def with_image_size(source: Path, target: Path, size_pixels: int) -> None:
     arrays[_POSITIONS] = _interpolated(arrays[_POSITIONS], before, after)
     save_file(arrays, target / SAFETENSORS_NAME, metadata={"format": "pt"})
     _write_json(target / CONFIG_NAME, settings | {"vision_config": vision | {"image_size": size_pixels}})
-    images = read_json(source / _IMAGE_SETTINGS)
-    for key in ("size", "crop_size"):
-        if isinstance(images.get(key), dict):
-            images[key] = {
-                side: round(length * size_pixels / vision["image_size"])
-                for side, length in images[key].items()
-            }
-    _write_json(target / _IMAGE_SETTINGS, images)
+    preprocessor = ImagePreprocessor.from_pretrained(source)
+    scaled = _sizes(preprocessor, size_pixels / vision["image_size"])
+    for name, section in ((_IMAGE_SETTINGS, None), (_JOINT_SETTINGS, "image_processor")):
+        if (source / name).is_file():
+            whole = read_json(source / name)
+            if section is None:
+                _write_json(target / name, whole | scaled)
+            elif isinstance(whole.get(section), dict):
+                _write_json(target / name, whole | {section: whole[section] | scaled})
+
+
+def _sizes(preprocessor: ImagePreprocessor, factor: float) -> dict[str, Any]:
+    """The sizes of an image processor's settings, whole, since they may be single numbers or left to defaults."""
+    height, width = (
+        round(side * factor) for side in (preprocessor.resize_height_pixels, preprocessor.resize_width_pixels)
+    )
+    sizes: dict[str, Any] = {}
+    if preprocessor.resize_rule == "shortest":
+        sizes["size"] = {"shortest_edge": height}
+    elif preprocessor.resize_rule is not None:
+        sizes["size"] = {"height": height, "width": width}
+    if preprocessor.crop_height_pixels is not None and preprocessor.crop_width_pixels is not None:
+        sizes["crop_size"] = {
+            "height": round(preprocessor.crop_height_pixels * factor),
+            "width": round(preprocessor.crop_width_pixels * factor),
+        }
+    return sizes
 
 
 def _interpolated(positions: np.ndarray[Any, Any], before: int, after: int) -> np.ndarray[Any, Any]:

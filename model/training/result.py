@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import jax.numpy as jnp
 import numpy as np
+from safetensors import SafetensorError, safe_open
 
-from model.checkpoint import SAFETENSORS_NAME
+from model.checkpoint import CONFIG_NAME, SAFETENSORS_NAME
+from model.durable import put_in_place
 from model.training.config import ZERO_SHOT_TEMPLATES
 from model.training.errors import TrainingError
 from model.training.evaluation import ZERO_SHOT
@@ -98,7 +100,16 @@ def write_model(folder: Path, start: Start, parameters: Mapping[str, jax.Array],
     unfinished.mkdir(parents=True)
     Blueprint(shape_only).build(cast).save_pretrained(unfinished)
     copy_side_files(start.folder, unfinished)
-    unfinished.replace(folder)
+    put_in_place(unfinished, folder)
+
+
+def is_whole_model(folder: Path) -> bool:
+    """Whether a model that `write_model` wrote is there, as far as can be told without reading its weights."""
+    try:
+        with safe_open(folder / SAFETENSORS_NAME, framework="np") as file:
+            return bool(file.keys()) and (folder / CONFIG_NAME).is_file()
+    except (OSError, SafetensorError):
+        return False
 
 
 def publish(source: Path, target: Path) -> None:
@@ -108,7 +119,7 @@ def publish(source: Path, target: Path) -> None:
     for file in files:
         unfinished = target / f"{file.name}.unfinished"
         shutil.copyfile(file, unfinished)
-        unfinished.replace(target / file.name)
+        put_in_place(unfinished, target / file.name)
 
 
 def write_card(

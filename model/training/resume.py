@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+from model.durable import put_in_place
 from model.identity import fingerprint_of_file, fingerprint_of_settings
 from model.training.errors import ResumeError
 from model.training.setup import RUN_NAME
@@ -63,7 +64,7 @@ def write_run(work: Path, prepared: Prepared, steps: int) -> None:
     path = work / RUN_NAME
     unfinished = path.with_suffix(".unfinished")
     unfinished.write_text(json.dumps(_facts(prepared) | {"steps": steps}, indent=2) + "\n", encoding="utf-8")
-    unfinished.replace(path)
+    put_in_place(unfinished, path)
 
 
 def _facts(prepared: Prepared) -> dict[str, Any]:

@@ -25,12 +25,15 @@ import time
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import jax
+import jax.numpy as jnp
 from filelock import FileLock, Timeout
 
 from model.cache import keep_compiled_code
+from model.checkpoint import CONFIG_NAME, SAFETENSORS_NAME
+from model.errors import ConfigurationError
 from model.machine import making_client
 from model.training.checkpoints import Checkpoints
 from model.training.errors import ResumeError, TrainingDivergedError, TrainingError
@@ -45,13 +48,15 @@ from model.training.result import (
     CURVE_NAME,
     Figure,
     draw_curve,
+    is_whole_model,
     package_version,
     publish,
     write_card,
     write_model,
 )
 from model.training.resume import steps_of_earlier_run, write_run
-from model.training.setup import prepare_run
+from model.training.setup import RUN_NAME, prepare_run
+from model.training.start import SIDE_FILES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -62,6 +67,11 @@ if TYPE_CHECKING:
     from model.training.step import Measured, State
 
 WORK_FOLDER = "training"
+
+_LOCK_NAME, _CHECKPOINTS_NAME = "lock", "checkpoints"
+
+# What tells a work folder from somebody's folder of the same name.
+_OWN_NAMES = (_LOCK_NAME, RUN_NAME, _CHECKPOINTS_NAME)
 
 # How many there are in a run whose settings leave it open.
 _CHECKPOINTS = 20
@@ -102,6 +112,7 @@ def train(
         jax.local_devices()  # makes it, if nobody has
     output = Path(output)
     work = output / WORK_FOLDER
+    _check_output(config, output, work)
     work.mkdir(parents=True, exist_ok=True)
     with _alone(work):
         if restart:
@@ -118,9 +129,29 @@ def train(
                 ).go()
 
 
+def _check_output(config: TrainingConfig, output: Path, work: Path) -> None:
+    """Refuse a folder in which a run would replace what is not its own."""
+    base = config.model.base
+    if base is not None and Path(base).is_dir() and Path(base).resolve() == output.resolve():
+        raise ConfigurationError(
+            f"{output} is the model to start from, too, and would be replaced: choose another folder for the result"
+        )
+    if any((work / name).exists() for name in _OWN_NAMES):
+        return
+    there = [
+        name for name in (CARD_NAME, CONFIG_NAME, SAFETENSORS_NAME, *SIDE_FILES) if (output / name).exists()
+    ]
+    if work.is_dir() and any(work.iterdir()):
+        there.append(f"{WORK_FOLDER}/")
+    if there:
+        raise ConfigurationError(
+            f"{output} holds {', '.join(there)} already, which this run would replace: choose another folder"
+        )
+
+
 @contextmanager
 def _alone(work: Path) -> Iterator[None]:
-    lock = FileLock(work / "lock", timeout=0)
+    lock = FileLock(work / _LOCK_NAME, timeout=0)
     try:
         lock.acquire()
     except Timeout:
@@ -152,7 +183,7 @@ def _clear(work: Path) -> None:
     for item in work.iterdir():
         if item.is_dir():
             shutil.rmtree(item)
-        elif item.name != "lock":
+        elif item.name != _LOCK_NAME:
             item.unlink()
 
 
@@ -204,7 +235,7 @@ class _Run:
     def go(self) -> TrainingSummary:
         """Train, or go on training, to the end or until asked to stop."""
         with ExitStack() as stack:
-            checkpoints = stack.enter_context(Checkpoints(self._work / "checkpoints"))
+            checkpoints = stack.enter_context(Checkpoints(self._work / _CHECKPOINTS_NAME))
             known_steps = steps_of_earlier_run(self._work, self._prepared)
             resumes = known_steps is not None and checkpoints.latest_step() is not None
             if known_steps is not None and resumes:
@@ -237,7 +268,7 @@ class _Run:
     def _recall(self, remembered: dict[str, Any]) -> None:
         self._cut_texts = remembered["cut_texts"]
         step = remembered["best_step"]
-        if step is not None and self._best_folder(step).is_dir():
+        if step is not None and is_whole_model(self._best_folder(step)):
             self._best = _Best(step, remembered["best_score"], remembered["best_scores"])
 
     def _tell_beforehand(self, resumed_from: int | None) -> None:
@@ -306,7 +337,7 @@ class _Run:
         step = unseen.after_step + len(losses)
         for number, (loss, norm) in enumerate(zip(losses, norms, strict=True), start=unseen.after_step + 1):
             if not (math.isfinite(loss) and math.isfinite(norm)):
-                self._stop_diverged(number, loss, norm)
+                self._stop_diverged(number, f"the loss is {loss} and the gradient's norm {norm}")
         self._trained_seconds += seconds
         self._trained_steps += len(losses)
         loss = sum(losses) / len(losses)
@@ -341,12 +372,16 @@ class _Run:
         augmentation = self._config.augmentation
         return augmentation.patch_dropout if step < augmentation.patch_dropout_until * self._steps else 0.0
 
-    def _stop_diverged(self, step: int, loss: float, norm: float) -> None:
+    def _stop_diverged(self, step: int, what: str) -> NoReturn:
         config = self._config.optimizer
         rate = config.peak_learning_rate
-        folder = self._work / "checkpoints"
+        folder = self._work / _CHECKPOINTS_NAME
         kept = [int(item.name) for item in folder.iterdir() if item.name.isdecimal()]
         good = f"the state of step {max(kept)} is kept in {folder}" if kept else "no state had been saved yet"
+        if self._best.step:
+            good += (
+                f"; the best model so far, of step {self._best.step}, is {self._best_folder(self._best.step)}"
+            )
         advice = [f"lower optimizer.learning_rate (it is {rate:g}; try {rate / 3:.2g})"]
         if config.warmup < 0.1:
             advice.append(f"lengthen optimizer.warmup (it is {config.warmup:g}; try 0.1)")
@@ -355,8 +390,8 @@ class _Run:
         if self._config.model.dtype != "float32":
             advice.append('compute with model.dtype = "float32"')
         message = (
-            f"step {step}: the loss is {loss} and the gradient's norm {norm}, at a learning rate of "
-            f"{self._learning_rate(step - 1):.2g}; {good}. To mend it, {', or '.join(advice)}; then restart"
+            f"step {step}: {what}, at a learning rate of {self._learning_rate(step - 1):.2g}; {good}. To mend it, "
+            f"{', or '.join(advice)}; then start again in another folder, or restart, which throws these away"
         )
         self._journal.write("diverged", step=step, message=message)
         raise TrainingDivergedError(message)
@@ -365,6 +400,12 @@ class _Run:
         if not self._prepared.tests:
             return
         parameters = self._prepared.trainer.whole(state.best_guess)
+        if not all(bool(jnp.isfinite(value).all()) for value in parameters.values()):
+            if step == 0:
+                raise TrainingError(
+                    f"{self._config.model.base} holds weights that are no numbers: take it anew from where it came from"
+                )
+            self._stop_diverged(step, "weights are no longer numbers")
         scores = self._prepared.score(parameters)
         mean = overall(list(scores.values()))
         self._journal.write("validation", step=step, score=mean, scores=scores)

@@ -14,6 +14,7 @@ import numpy as np
 
 from model.errors import ConfigurationError
 from model.machine import available_cores
+from model.text_inputs import TextInputs
 from model.tokenizer import TextTokenizer, load_tokenizer
 from model.training.batches import BatchMaker, LengthCounter
 from model.training.errors import TrainingDataError
@@ -30,7 +31,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
+    import numpy.typing as npt
+
+    from model.families import CheckpointDescription
     from model.training.config import ReportConfig, TrainingConfig
+    from model.training.evaluation import Tokenize
     from model.training.parameters import Parameters
     from model.training.sources import Source
     from model.training.start import Start
@@ -97,7 +102,7 @@ def open_data(config: TrainingConfig) -> Data:
 
 
 def texts_of(data: Data, maker: TextMaker, templates: Sequence[str]) -> Iterator[str]:
-    """All texts that training can show, captions once and every name in every template."""
+    """What training shows, captions once and every name of a class in every template."""
     named: set[str] = set()
     for source in data.training:
         for entry in source.entries:
@@ -132,22 +137,24 @@ def make_tokenizer(config: TrainingConfig, start: Start, data: Data, maker: Text
             f"text.length = {config.text.length} is more than the {limit} positions of the text tower: lower it"
         )
 
-    def tokenizer(length: int) -> TextTokenizer:
-        return TextTokenizer.from_pretrained(
-            description.folder, max_length=length, pad_id=description.pad_id, cleaning=description.cleaning
-        )
-
     length = config.text.length
     if description.pads_to_full_length:
+        if length not in (None, limit):
+            raise ConfigurationError(
+                f"text.length = {length}: this text tower looks at the padding, too, and needs all of its {limit} "
+                "positions; leave it out"
+            )
         length = limit
     elif length is None:
         every = texts_of(data, maker, config.text.templates)
         some = list(itertools.islice(every, _TEXTS_LOOKED_AT))
-        ids = tokenizer(limit).ids(some[:: max(1, len(some) // _TEXTS_MEASURED)])
+        ids = _tokenizer(description, limit).ids(some[:: max(1, len(some) // _TEXTS_MEASURED)])
         longest = max(map(len, ids))
+        if config.augmentation.compose:
+            longest *= 2  # two texts become one
         length = min(limit, math.ceil(longest / _LENGTH_STEP_TOKENS) * _LENGTH_STEP_TOKENS)
     # A tokenizer's own limit, where it is smaller, is the text tower's.
-    fitting = tokenizer(length)
+    fitting = _tokenizer(description, length)
     if description.vocabulary_size < fitting.vocabulary_size:
         raise ConfigurationError(
             f"the tokenizer has {fitting.vocabulary_size} tokens, the text tower knows {description.vocabulary_size}: "
@@ -163,6 +170,25 @@ def make_tokenizer(config: TrainingConfig, start: Start, data: Data, maker: Text
         pads_left=fitting.pads_left,
     )
     return LengthCounter(fitting, longer, length=length)
+
+
+def _tokenizer(description: CheckpointDescription, length: int) -> TextTokenizer:
+    return TextTokenizer.from_pretrained(
+        description.folder, max_length=length, pad_id=description.pad_id, cleaning=description.cleaning
+    )
+
+
+def tokenize_as_search(description: CheckpointDescription) -> Tokenize:
+    """What makes ids of the texts that a model is measured with."""
+    tokenizer = _tokenizer(description, description.text_length)
+    inputs = TextInputs(description, tokenizer)
+
+    def tokenize(texts: Sequence[str]) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
+        ids = tokenizer.ids(texts)
+        batch = tokenizer.pad(ids, length=inputs.padded_length(max(map(len, ids))))
+        return batch.input_ids, batch.attention_mask
+
+    return tokenize
 
 
 def worker_count(config: TrainingConfig) -> int:
@@ -253,7 +279,7 @@ class Prepared:
                 source,
                 title,
                 preprocessor=self.start.description.preprocessor,
-                tokenizer=self.tokenizer,
+                tokenize=tokenize_as_search(self.start.description),
                 pool=pool,
                 classes=classes,
             )

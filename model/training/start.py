@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from model.clip import CLIPConfig, CLIPModel
+from model.durable import put_in_place
 from model.errors import ConfigurationError, UnsupportedCheckpointError
 from model.families import describe
 from model.pretrained import PretrainedModel, locate_folder
@@ -165,7 +166,7 @@ def make_new(config: NewModelConfig, folder: Path, texts: Iterable[str], seed: i
         encoding="utf-8",
     )
     CLIPModel(settings, rngs=nnx.Rngs(params=jax.random.key(seed))).save_pretrained(unfinished)
-    unfinished.replace(folder)
+    put_in_place(unfinished, folder)
 
 
 def copy_side_files(source: Path, target: Path) -> list[str]:

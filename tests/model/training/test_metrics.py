@@ -18,6 +18,12 @@ def test_ranks_count_from_one_and_put_the_wanted_last_among_equals() -> None:
     np.testing.assert_array_equal(ranks(SCORES, np.array([1, 1, 2, 0])), [3, 2, 2, 3])
 
 
+def test_what_is_no_number_is_never_right() -> None:
+    scores = np.full((2, 3), np.nan, np.float32)
+    assert accuracy(scores, np.array([0, 0])) == 0
+    np.testing.assert_array_equal(ranks(scores, np.array([0, 0])), [3, 3])
+
+
 @pytest.mark.parametrize(("k", "expected"), [(1, 0.0), (2, 0.5), (3, 1.0)])
 def test_recall_is_the_share_within_the_first_k(k: int, expected: float) -> None:
     assert recall(np.array([3, 2, 2, 3]), k) == expected

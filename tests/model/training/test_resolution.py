@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,9 +14,10 @@ from PIL import Image
 
 from model import Encoder
 from model.errors import ConfigurationError
+from model.preprocess import ImagePreprocessor
 from model.registry import find_model
 from model.training import TrainingConfig, finish, train
-from model.training.resolution import _interpolated, check_image_size, with_image_size
+from model.training.resolution import _interpolated, _sizes, check_image_size, with_image_size
 
 STARTER = find_model("starter").folder
 CLIP = {"model_type": "clip", "vision_config": {"image_size": 60, "patch_size": 10}}
@@ -52,6 +54,33 @@ def test_the_copy_takes_larger_images_and_sees_much_the_same(
     # Rows and columns in each other's places leave 0.93, the places in reverse as much.
     assert np.mean(same) > 0.96
     np.testing.assert_allclose(after.encode_texts(["dog"]), before.encode_texts(["dog"]), atol=1e-5)
+
+
+@pytest.mark.parametrize("joint", [False, True])
+@pytest.mark.parametrize("sizes", [{"size": 70, "crop_size": 70}, {"size": {"height": 70, "width": 70}}])
+def test_sizes_are_scaled_however_they_are_written(
+    tmp_path: Path, sizes: dict[str, Any], joint: bool
+) -> None:
+    source = tmp_path / "source"
+    shutil.copytree(STARTER, source)
+    settings = json.loads((source / "preprocessor_config.json").read_text()) | {"do_center_crop": False}
+    del settings["size"], settings["crop_size"]
+    settings |= sizes | {"do_center_crop": "crop_size" in sizes}
+    if joint:
+        (source / "preprocessor_config.json").unlink()
+        (source / "processor_config.json").write_text(json.dumps({"image_processor": settings}))
+    else:
+        (source / "preprocessor_config.json").write_text(json.dumps(settings))
+    with_image_size(source, tmp_path / "larger", 80)
+    preprocessor = Encoder.load(tmp_path / "larger").preprocessor
+    assert (preprocessor.input_height_pixels, preprocessor.input_width_pixels) == (80, 80)
+    assert preprocessor.resize_rule == ("shortest" if "crop_size" in sizes else "exact")
+
+
+def test_sizes_that_the_settings_leave_out_are_written(tmp_path: Path) -> None:
+    preprocessor = ImagePreprocessor.from_config({"image_processor_type": "CLIPImageProcessor"})
+    sizes = {"size": {"shortest_edge": 336}, "crop_size": {"height": 336, "width": 336}}
+    assert _sizes(preprocessor, 1.5) == sizes
 
 
 @pytest.mark.parametrize(

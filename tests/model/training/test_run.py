@@ -5,6 +5,7 @@ import json
 import signal
 import subprocess
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 from filelock import FileLock
 from PIL import Image
+from safetensors.numpy import load_file, save_file
 
 from model import Encoder
 from model.errors import ConfigurationError
@@ -24,8 +26,11 @@ from model.training import (
     TrainingError,
     TrainingProgress,
     TrainingSummary,
+    pace,
     train,
 )
+from model.training.batches import BATCHES_IN_HAND
+from model.training.setup import prepare_run
 from model.training.step import Trainer
 
 COLOURS = ("red", "green", "blue", "yellow")
@@ -268,6 +273,38 @@ def test_a_start_that_no_run_went_on_from_is_made_anew(tmp_path: Path, make_sett
     assert (start / "model.safetensors").stat().st_mtime_ns == before.st_mtime_ns
 
 
+def test_a_best_state_that_power_failed_on_is_done_without(tmp_path: Path, make_settings: Settings) -> None:
+    asked: list[None] = []
+    config = make_settings(**INTERRUPTED)
+    first = train(config, tmp_path, should_stop=lambda: asked.append(None) or len(asked) > 4)
+    (tmp_path / "training" / f"best-{first.best_step}" / "model.safetensors").write_bytes(b"")
+    summary = train(config, tmp_path)
+    assert summary.finished
+    assert summary.best_step > first.step
+    assert Encoder.load(tmp_path).encode_texts(["red"]).shape == (1, 16)
+
+
+@pytest.mark.parametrize("name", ["README.md", "config.json", "training/notes.txt"])
+def test_what_lies_in_the_output_folder_is_not_replaced(
+    tmp_path: Path, make_settings: Settings, name: str
+) -> None:
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text("mine", encoding="utf-8")
+    for restart in (False, True):
+        with pytest.raises(ConfigurationError, match="already, which this run would replace"):
+            train(make_settings(), tmp_path, restart=restart)
+    assert (tmp_path / name).read_text(encoding="utf-8") == "mine"
+
+
+def test_the_base_is_not_replaced_by_what_becomes_of_it(
+    tmp_path: Path, learnt: TrainingSummary, make_settings: Settings, copy_tree: Copy
+) -> None:
+    base = copy_tree(learnt.folder)
+    config = make_settings(model={"base": str(base)})
+    with pytest.raises(ConfigurationError, match="is the model to start from"):
+        train(config, base)
+
+
 def test_two_processes_do_not_write_one_folder(tmp_path: Path, make_settings: Settings) -> None:
     (tmp_path / "training").mkdir()
     with (
@@ -290,7 +327,7 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_state(
     for part in (
         "the loss is nan",
         "lower optimizer.learning_rate (it is 1e+30; try 3.3e+29)",
-        "then restart",
+        "then start again in another folder, or restart, which throws these away",
     ):
         assert part in message
     (kept,) = (f for f in (tmp_path / "training" / "checkpoints").iterdir() if f.name.isdecimal())
@@ -350,6 +387,39 @@ def test_texts_beyond_the_model_s_own_limit_are_counted_too(
     assert train(config, tmp_path / "out").cut_texts == 16
 
 
+def test_weights_that_are_no_numbers_are_told_before_the_first_step(
+    tmp_path: Path, learnt: TrainingSummary, make_settings: Settings, copy_tree: Copy
+) -> None:
+    base = copy_tree(learnt.folder)
+    arrays = load_file(base / "model.safetensors")
+    arrays["logit_scale"] = np.full_like(arrays["logit_scale"], np.nan)
+    save_file(arrays, base / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(TrainingError, match="holds weights that are no numbers"):
+        train(make_settings(model={"base": str(base)}), tmp_path / "out")
+
+
+def test_what_a_model_is_measured_with_is_not_cut_as_training_cuts(
+    flags: Path, tmp_path: Path, make_settings: Settings
+) -> None:
+    config = make_settings(data=[{"path": str(flags)}], text={"length": 5}, validation={"share": 0})
+    prepared = prepare_run(config, tmp_path)
+    with closing(prepared.batches):
+        test = prepared.test_set(prepared.data.training[0], "flags")
+    assert prepared.tokenizer.length == 5
+    tokens = test.attention_mask.sum(axis=1)
+    assert tokens.min() > 5
+    assert len({tuple(row) for row in test.input_ids.tolist()}) == len(test.input_ids)
+
+
+def test_two_texts_that_become_one_have_room(
+    class_folders: Path, tmp_path: Path, make_settings: Settings
+) -> None:
+    config = make_settings(text={"length": None}, augmentation={"compose": 1.0})
+    prepared = prepare_run(config, tmp_path)
+    with closing(prepared.batches):
+        assert prepared.batches.make(0).cut_texts == 0
+
+
 @pytest.mark.parametrize(
     ("tables", "error", "message"),
     [
@@ -387,6 +457,22 @@ def test_too_little_memory_says_what_to_lower(
     assert "lower schedule.batch_size (it is 8)" in message
     assert "schedule.accumulate (it is 1)" in message
     assert "allocating 9876543210 bytes" in message
+
+
+def test_steps_are_timed_while_the_next_batches_are_made(
+    tmp_path: Path, make_settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepared = prepare_run(make_settings(), tmp_path)
+    made, learnt = [], []
+    make, step = prepared.batches._make, prepared.trainer.step
+    monkeypatch.setattr(prepared.batches, "_make", lambda *a: made.append(a[0]) or make(*a))
+    monkeypatch.setattr(prepared.trainer, "step", lambda *a, **k: learnt.append(len(made)) or step(*a, **k))
+    with closing(prepared.batches):
+        assert pace._time_steps(prepared, 0.0, 100) > 0
+    # Those in hand were thrown away, so that a step waits for batches if they take longer than it does.
+    assert len(learnt) == 2 + pace._TIMED_STEPS
+    assert learnt[-1] >= len(learnt) + BATCHES_IN_HAND
+    assert max(made) > learnt[-1] - BATCHES_IN_HAND
 
 
 def test_limited_time_gives_fewer_steps(tmp_path: Path, make_settings: Settings) -> None:
