@@ -55,7 +55,7 @@ def explain(error: BaseException) -> str | None:
     if isinstance(error, OSError):
         return _explain_operating_system(error)
     if isinstance(error, MemoryError):
-        return "out of memory; close other programs, or index in smaller steps: one folder at a time"
+        return "out of memory; close other programs, or do less at a time: one folder, smaller batches"
     return None
 
 
@@ -68,7 +68,7 @@ def _explain_operating_system(error: OSError) -> str:
         case errno.EACCES | errno.EPERM:
             return f"permission denied{place}; check who owns it, or choose another place"
         case errno.EROFS:
-            return f"the file system is read-only{place}; choose another place with --library"
+            return f"the file system is read-only{place}; choose another place"
         case errno.EADDRINUSE:
             return f"the address is in use{place}; choose another with --port"
         case _:

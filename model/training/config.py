@@ -297,6 +297,7 @@ class OptimizerConfig:
             f"optimizer.learning_rate = {self.learning_rate} must be above 0",
         )
         _require(self.weight_decay >= 0, f"optimizer.weight_decay = {self.weight_decay} must not be negative")
+        _require(self.epsilon > 0, f"optimizer.epsilon = {self.epsilon} must be above 0")
         for name in ("final_learning_rate", "warmup"):
             _require_share(f"optimizer.{name}", getattr(self, name))
         for name in ("beta1", "beta2", "ema"):
@@ -497,7 +498,8 @@ def load_config(path: str | Path, *, data_root: str | Path | None = None) -> Tra
         raise ConfigurationError(f"there is no training configuration {path}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
         raise ConfigurationError(f"{path} cannot be read as TOML: {error}") from error
-    root = path.parent if data_root is None else Path(data_root)
+    # Absolute: a run that goes on from another folder, or by another spelling, is the same run.
+    root = (path.parent if data_root is None else Path(data_root)).absolute()
     try:
         return config_from_dict(settings, root=root)
     except ConfigurationError as error:

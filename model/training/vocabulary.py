@@ -64,6 +64,9 @@ class Vocabulary:
             raise ConfigurationError(
                 f"text.vocabulary: {path} has unknown tables {', '.join(unknown)} (known: synonyms, kinds, plurals)"
             )
+        for key, table in content.items():
+            if not isinstance(table, dict):
+                raise ConfigurationError(f"text.vocabulary: {path}: {key} = {table!r} must be a table")
         broader: dict[str, tuple[str, ...]] = {}
         for parent, kinds in _lists(content.get("kinds", {}), path).items():
             for kind in kinds:

@@ -373,6 +373,11 @@ def test_train_says_what_it_needs(run: Run, pictures: Path, tmp_path: Path) -> N
     missing = run("train", "--data", tmp_path / "none", "--model", "starter", "--out", tmp_path / "model")
     assert missing.exit_code == 1
     assert "none" in missing.err
+    rooted = run(
+        "train", "--data", pictures, "--model", "starter", "--out", tmp_path, "--data-root", tmp_path
+    )
+    assert rooted.exit_code == 2
+    assert "--data-root is for the paths in --config" in rooted.err
 
 
 def test_the_command_line_starts_without_anything_heavy() -> None:

@@ -67,7 +67,7 @@ def test_the_base_and_the_vocabulary_are_looked_for_beside_the_file(
         config = load_config(file.relative_to(tmp_path))
         return config.model.base, config.text.vocabulary
 
-    assert read("mine", "words.toml") == (str(file.parent / "mine"), str(Path("settings") / "words.toml"))
+    assert read("mine", "words.toml") == (str(file.parent / "mine"), str(file.parent / "words.toml"))
     assert read("run.toml", "") == ("run.toml", "")  # no folder
     assert read("starter", "everyday") == ("starter", "everyday")
     assert read("openai/clip-vit-base-patch32", "") == ("openai/clip-vit-base-patch32", "")
@@ -121,6 +121,19 @@ def test_impossible_values_are_told_with_the_way_out(table: str, values: Any, me
     with pytest.raises(ConfigurationError) as caught:
         config_from_dict(LEAST | {table: values})
     assert message in str(caught.value)
+
+
+def test_a_run_is_the_same_from_whatever_folder_it_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "run.toml").write_text(
+        '[[data]]\npath = "plants"\n[model]\nbase = "starter"\n', encoding="utf-8"
+    )
+    whole = load_config(tmp_path / "run.toml")
+    assert whole.data[0].path == tmp_path / "plants"
+    monkeypatch.chdir(tmp_path)
+    assert load_config("run.toml") == whole
+    assert load_config("run.toml", data_root=".") == whole
 
 
 def test_a_missing_or_broken_file_is_told(tmp_path: Path) -> None:

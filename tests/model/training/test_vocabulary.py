@@ -77,6 +77,9 @@ def test_damaged_vocabularies_are_told(tmp_path: Path) -> None:
     file.write_text('[narrower]\ndog = ["chihuahua"]')
     with pytest.raises(ConfigurationError, match="unknown tables narrower"):
         Vocabulary.load(str(file))
+    file.write_text('synonyms = ["dog"]')
+    with pytest.raises(ConfigurationError, match=r"synonyms = \['dog'\] must be a table"):
+        Vocabulary.load(str(file))
     file.write_text("[synonyms]\ndog = 3")
     with pytest.raises(ConfigurationError, match="dog = 3 must be a list of words"):
         Vocabulary.load(str(file))
