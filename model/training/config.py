@@ -403,7 +403,9 @@ class ValidationConfig:
 
 @dataclass(frozen=True)
 class ReportConfig(SourceConfig):
-    """Data that is never trained on, measured once at the end for the model card. Test splits belong here.
+    """Data that is measured once, at the end, for the model card, and never learnt from. Test splits belong here.
+
+    The card says so where the same is in `[[data]]`, too.
 
     Attributes:
         title: what the card calls it; "" for the path's name.

@@ -134,7 +134,7 @@ def write_card(
     Args:
         path: of the file.
         config: the run's settings.
-        figures: measured on data that was never trained on.
+        figures: measured on the data of `[[report]]`.
         validation: measured on what was held out, by which the state was chosen.
         facts: lines of the table of how it was trained.
     """
@@ -163,8 +163,13 @@ def write_card(
     ]
     if card.notes:
         lines += [card.notes.strip(), ""]
-    if figures:
-        lines += ["## Figures on data that it was not trained on", "", *_figure_table(figures), ""]
+    learnt = _titles_of_training_data(config)
+    for heading, some in (
+        ("that it was not trained on", [figure for figure in figures if figure.title not in learnt]),
+        ("that it was trained on", [figure for figure in figures if figure.title in learnt]),
+    ):
+        if some:
+            lines += [f"## Figures on data {heading}", "", *_figure_table(some), ""]
     if validation:
         lines += [
             "## Figures on examples held out of the training data",
@@ -186,6 +191,16 @@ def write_card(
     lines += [f"| {key} | {value} |" for key, value in facts.items()]
     lines += ["", f"Licence of the weights: {card.licence}.", ""]
     path.write_text("\n".join(lines), encoding="utf-8")
+
+
+def _titles_of_training_data(config: TrainingConfig) -> set[str]:
+    """What of `[[report]]` is in `[[data]]`, too."""
+    return {
+        report.title or report.path.name
+        for report in config.report
+        for data in config.data
+        if report.path == data.path and (None in {report.split, data.split} or report.split == data.split)
+    }
 
 
 def _figure_table(figures: Sequence[Figure]) -> list[str]:

@@ -30,6 +30,7 @@ from model.training import (
     train,
 )
 from model.training.batches import BATCHES_IN_HAND
+from model.training.result import Figure, write_card
 from model.training.setup import prepare_run
 from model.training.step import Trainer
 
@@ -92,6 +93,8 @@ def test_a_run_that_was_told_no_rate_takes_one_for_its_width(make_settings: Sett
 def test_a_run_leaves_a_card_a_log_and_a_curve(learnt: TrainingSummary) -> None:
     card = (learnt.folder / "README.md").read_text(encoding="utf-8")
     assert card.startswith('---\nlicense: "other"\n')
+    assert "## Figures on data that it was trained on" in card
+    assert "that it was not trained on" not in card
     assert "| Flags, 12 images | recall at 1 among 12 images | 1.000 |  | 0.083 |" in card
     assert "| steps | 250 of 8 pairs |" in card
     assert [event["step"] for event in events(learnt.folder, "step")] == [50, 100, 150, 200, 250]
@@ -100,6 +103,27 @@ def test_a_run_leaves_a_card_a_log_and_a_curve(learnt: TrainingSummary) -> None:
         assert curve.width > 500
     assert json.loads(json.dumps(learnt.to_dict()))["steps"] == 250
     assert any("no validation" in notice for notice in learnt.notices)
+
+
+def test_the_card_tells_what_was_learnt_from_and_what_was_not(
+    class_folders: Path, tmp_path: Path, make_settings: Settings
+) -> None:
+    figures = [
+        Figure(title, "zero_shot", 10, 4, {"accuracy": 0.5}, None) for title in ("Same", "Split", "Other")
+    ]
+    config = make_settings(
+        data=[{"path": str(class_folders), "split": "train"}],
+        report=[
+            {"path": str(class_folders), "title": "Same"},
+            {"path": str(class_folders), "split": "test", "title": "Split"},
+            {"path": "elsewhere", "title": "Other"},
+        ],
+    )
+    write_card(tmp_path / "README.md", config, figures, (), {})
+    card = (tmp_path / "README.md").read_text(encoding="utf-8")
+    unknown, _, known = card.partition("that it was trained on")
+    assert ["Same" in unknown, "Split" in unknown, "Other" in unknown] == [False, True, True]
+    assert "| Same, 10 images" in known
 
 
 def test_the_checkpoint_has_the_layout_that_transformers_writes(
