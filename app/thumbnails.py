@@ -7,18 +7,18 @@ indexer's own decoder, with its limits: a picture that was indexed may have been
 from __future__ import annotations
 
 import contextlib
-import os
-import tempfile
 import threading
 from dataclasses import dataclass
 from io import BytesIO
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from indexer.decode import DecodeLimits, HeavyError, RefusedError, SkipError, decode, read_file
 from indexer.reading import state_folder
+from model.whole_file import write_whole
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import numpy as np
     from numpy.typing import NDArray
     from PIL import Image
@@ -33,6 +33,8 @@ VIEW_PIXELS = 2048
 
 WEBP_QUALITY = 75
 JPEG_QUALITY = 88
+
+_WEBP_START = b"RIFF"
 
 _one_heavy_picture = threading.Lock()
 """A grid asks for many at once, and each of these takes hundreds of megabytes while it is decoded."""
@@ -51,13 +53,15 @@ def thumbnail(path: Path, content_hash: str, library_path: Path | str) -> bytes 
     """
     kept = state_folder(library_path) / "thumbnails" / content_hash[:2] / f"{content_hash}.webp"
     with contextlib.suppress(OSError):
-        return kept.read_bytes()
+        data = kept.read_bytes()
+        if data.startswith(_WEBP_START):  # what former versions kept may be empty since the power failed
+            return data
     file = read_unchanged(path, content_hash)
-    data = None if file is None else render(file, THUMBNAIL_PIXELS, "WEBP")
-    if data is not None:
+    made = None if file is None else render(file, THUMBNAIL_PIXELS, "WEBP")
+    if made is not None:
         with contextlib.suppress(OSError):
-            _keep(kept, data)
-    return data
+            write_whole(kept, made)
+    return made
 
 
 def view(path: Path, content_hash: str) -> bytes | None:
@@ -122,12 +126,3 @@ class _Fit:
         size = (self.longest_side_pixels, self.longest_side_pixels)
         upright.thumbnail(size, Image.Resampling.LANCZOS, reducing_gap=2.0)
         return np.asarray(upright, dtype=np.uint8)
-
-
-def _keep(target: Path, data: bytes) -> None:
-    """Write beside the target and rename, so that nobody reads half a thumbnail."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=target.parent, suffix=".part")
-    with os.fdopen(handle, "wb") as file:
-        file.write(data)
-    Path(name).replace(target)

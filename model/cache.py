@@ -8,12 +8,12 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import tempfile
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from model.identity import fingerprint_of_file
+from model.whole_file import write_whole
 
 if TYPE_CHECKING:
     import numpy as np
@@ -59,21 +59,8 @@ def map_entry(kind: str, name: str, size_bytes: int) -> npt.NDArray[np.uint8] | 
 
 def write_entry(kind: str, name: str, content: bytes | memoryview) -> None:
     """Keeps some bytes, whole or not at all; does nothing where the folder cannot be written."""
-    folder = cache_folder() / kind
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=folder, prefix=".", delete=False) as file:
-            try:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())  # else a power failure could leave a whole file of zeros
-                file.close()
-                Path(file.name).replace(folder / name)
-            except OSError:
-                file.close()
-                Path(file.name).unlink(missing_ok=True)
-    except OSError:
-        return
+    with contextlib.suppress(OSError):
+        write_whole(cache_folder() / kind / name, content)
 
 
 def keep_newest(kind: str, count: int) -> None:

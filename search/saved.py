@@ -10,12 +10,12 @@ from __future__ import annotations
 import json
 import os
 import re
-import tempfile
 from pathlib import Path
 from typing import Final
 
 from filelock import FileLock, Timeout
 
+from model.whole_file import write_whole
 from search.errors import QueryError, SavedQueryError
 from search.query import Query, Saved, Term, expand, parse
 
@@ -116,18 +116,9 @@ class SavedQueries:
         return _Locked(self.path)
 
     def _write(self, queries: dict[str, str]) -> None:
-        content = (
-            json.dumps({"version": 1, "queries": queries}, ensure_ascii=False, indent=2, sort_keys=True)
-            + "\n"
-        )
+        text = json.dumps({"version": 1, "queries": queries}, ensure_ascii=False, indent=2, sort_keys=True)
         try:
-            with tempfile.NamedTemporaryFile(
-                "w", encoding="utf-8", dir=self.path.parent, prefix=".queries", delete=False
-            ) as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            Path(file.name).replace(self.path)
+            write_whole(self.path, f"{text}\n".encode())
         except (OSError, UnicodeError) as error:
             raise SavedQueryError(f"The saved queries in {self.path} cannot be written: {error}.") from error
 

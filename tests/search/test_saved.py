@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from typing import TYPE_CHECKING
@@ -90,6 +91,28 @@ def test_two_processes_lose_nothing(saved: SavedQueries) -> None:
     runs = [subprocess.Popen([sys.executable, "-c", code, str(saved.path), name]) for name in "ab"]
     assert [run.wait() for run in runs] == [0, 0]
     assert len(saved.all()) == 50
+
+
+FULL_DISK = """
+import resource, signal, sys
+from pathlib import Path
+from search.saved import SavedQueries
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (200, resource.RLIM_INFINITY))
+SavedQueries(Path(sys.argv[1])).save("long", "dog " * 100)
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="limits the size of files as POSIX does")
+def test_a_full_disk_leaves_them_as_they_were(saved: SavedQueries) -> None:
+    saved.save("a", "dog")
+    before = sorted(saved.path.parent.iterdir())
+    done = subprocess.run(
+        [sys.executable, "-c", FULL_DISK, str(saved.path)], capture_output=True, text=True, check=False
+    )
+    assert "SavedQueryError" in done.stderr.splitlines()[-1]
+    assert saved.all() == {"a": "dog"}
+    assert sorted(saved.path.parent.iterdir()) == before
 
 
 def test_where_they_lie(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

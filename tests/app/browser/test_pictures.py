@@ -52,6 +52,27 @@ def test_thumbnails_are_small_kept_and_never_change(client: TestClient, indexed_
     assert kept.read_bytes() == answer.content
 
 
+def test_a_thumbnail_that_a_power_cut_left_empty_is_made_anew(
+    client: TestClient, indexed_gallery: Path
+) -> None:
+    record = record_of(indexed_gallery, "1.png")
+    made = client.get(address(record, "thumbnail.webp")).content
+    kept = indexed_gallery / "thumbnails" / record.content_hash[:2] / f"{record.content_hash}.webp"
+    for damaged in (b"", bytes(len(made))):
+        kept.write_bytes(damaged)
+        assert client.get(address(record, "thumbnail.webp")).content == made
+        assert kept.read_bytes() == made
+
+
+def test_a_thumbnail_that_cannot_be_kept_leaves_nothing(client: TestClient, indexed_gallery: Path) -> None:
+    record = record_of(indexed_gallery, "2.png")
+    kept = indexed_gallery / "thumbnails" / record.content_hash[:2] / f"{record.content_hash}.webp"
+    kept.mkdir(parents=True)  # in the way
+    assert client.get(address(record, "thumbnail.webp")).status_code == 200
+    assert not [path for path in kept.parent.iterdir() if path.suffix != ".webp"]
+    kept.rmdir()
+
+
 def test_views_fill_a_window_and_originals_are_the_very_file(
     client: TestClient, indexed_gallery: Path
 ) -> None:
