@@ -1,7 +1,8 @@
 """Small pictures for grids and large ones for looking at, made from the files of a library.
 
-Thumbnails are made on first sight and kept in the library's `thumbnails/` folder. Both kinds are decoded by the
-indexer's own decoder, with its limits: a picture that was indexed may have been replaced by a hostile one since.
+Thumbnails are made on first sight and kept in the library's `thumbnails/` folder, until `indexer.upkeep` deletes those
+of images that left the library for good. Both kinds are decoded by the indexer's own decoder, with its limits: a
+picture that was indexed may have been replaced by a hostile one since.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from io import BytesIO
 from typing import TYPE_CHECKING
 
 from indexer.decode import DecodeLimits, HeavyError, RefusedError, SkipError, decode, read_file
+from indexer.paths import thumbnail_path
 from indexer.reading import state_folder
 from model.whole_file import write_whole
 
@@ -51,7 +53,7 @@ def thumbnail(path: Path, content_hash: str, library_path: Path | str) -> bytes 
         content_hash: Hex SHA-256 that the file's bytes must have.
         library_path: The library's folder or address.
     """
-    kept = state_folder(library_path) / "thumbnails" / content_hash[:2] / f"{content_hash}.webp"
+    kept = thumbnail_path(state_folder(library_path), content_hash)
     with contextlib.suppress(OSError):
         data = kept.read_bytes()
         if data.startswith(_WEBP_START):  # what former versions kept may be empty since the power failed

@@ -402,6 +402,11 @@ class Catalog:
         ).fetchone()
         return None if row is None else KnownImage(row[0], bool(row[1]), bool(row[2]))
 
+    def has_content(self, content_hash: bytes) -> bool:
+        """Whether there is an image with this SHA-256, also one that is gone but not yet purged."""
+        row = self._db.execute("SELECT 1 FROM images WHERE content_hash = ?", (content_hash,)).fetchone()
+        return row is not None
+
     def add_image(self, content_hash: bytes, size_bytes: int, image_format: str, metadata: Metadata) -> int:
         """Adds a content; returns its id."""
         cursor = self._db.execute(

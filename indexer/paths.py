@@ -23,6 +23,16 @@ def default_library_path() -> Path:
     return Path(platformdirs.user_data_dir("imago", appauthor=False)) / "library"
 
 
+def thumbnail_path(folder: Path, content_hash: str) -> Path:
+    """Where the thumbnail of an image is kept.
+
+    Args:
+        folder: What `indexer.reading.state_folder` gives for the library.
+        content_hash: Hex SHA-256 of the image.
+    """
+    return folder / THUMBNAILS_NAME / content_hash[:2] / f"{content_hash}.webp"
+
+
 def to_catalog(path: str) -> str | bytes:
     """A path as SQLite keeps it: TEXT where it is Unicode, else the very bytes as BLOB."""
     try:

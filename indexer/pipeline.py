@@ -37,6 +37,7 @@ from indexer.stopwatch import Stopwatch
 from indexer.tasks import Counts, Scope
 from indexer.upkeep import (
     choose_approximate,
+    delete_stale_thumbnails,
     renew_approximate_index,
     renew_vector_file,
     switch_model,
@@ -208,6 +209,7 @@ class _Run:
         lacking: set[int] = set()
         if not folders:  # such a run is what mends a library
             catalog.delete_orphaned_fingerprints()
+            delete_stale_thumbnails(catalog)
             if unsettled := catalog.unsettled_images():
                 with catalog.transaction():
                     catalog.settle(unsettled)
@@ -409,7 +411,7 @@ class _Run:
             for scope in scanned:
                 if not scope.prefix:
                     catalog.mark_root(scope.root.id, is_online=True, is_scanned=True)
-            catalog.purge_gone((datetime.now(UTC) - timedelta(days=KEEP_GONE_DAYS)).isoformat())
+            purged = catalog.purge_gone((datetime.now(UTC) - timedelta(days=KEEP_GONE_DAYS)).isoformat())
             catalog.set_setting("last_run_at", now())
             still_lacking = bool(lacking) and bool(catalog.images_without_vector(self.model.id))
             catalog.set_setting("lacks_vectors", still_lacking)
@@ -418,6 +420,8 @@ class _Run:
                     "Some images have no vector of this model yet, because their folder is not there or their file"
                     " cannot be read now; a later run makes them."
                 )
+        if purged:
+            delete_stale_thumbnails(catalog)
 
     def _watch_building(self, done: int, total: int) -> bool:
         self._progress.tell("building index", step=(done, total))

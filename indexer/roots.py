@@ -12,7 +12,12 @@ from indexer.catalog_file import translated
 from indexer.errors import LibraryNotFoundError, NotInLibraryError
 from indexer.lock import writer_lock
 from indexer.paths import CATALOG_NAME, display_path, relative_to_root
-from indexer.upkeep import renew_approximate_index, renew_vector_file, usable_vector_file
+from indexer.upkeep import (
+    delete_stale_thumbnails,
+    renew_approximate_index,
+    renew_vector_file,
+    usable_vector_file,
+)
 
 if TYPE_CHECKING:
     from indexer.catalog import KnownRoot
@@ -24,8 +29,7 @@ class ForgetSummary:
 
     Attributes:
         files: Files that the library no longer knows.
-        image_ids: Images that are no longer in it: all that no other file holds. Whoever keeps something
-            derived from them (thumbnails) deletes it by these ids.
+        image_ids: Images that are no longer in it: all that no other file holds.
         will_return: True if the path is still there inside a folder that the library looks after: the next
             run over that folder finds it again.
     """
@@ -36,7 +40,7 @@ class ForgetSummary:
 
 
 def forget(library_path: Path | str, path: Path | str) -> ForgetSummary:
-    """Takes a folder, or one file, out of a library at once, vectors and all; nothing on the disk is touched.
+    """Takes a folder, or one file, out of a library at once, vectors, thumbnails and all; no picture is touched.
 
     What is merely deleted from the disk is kept in the catalog for a while, in case it comes back
     (`indexer.pipeline.KEEP_GONE_DAYS`). This is for what shall not.
@@ -76,6 +80,7 @@ def forget(library_path: Path | str, path: Path | str) -> ForgetSummary:
                 catalog.remove_root(root.id)
             catalog.settle(held)
             image_ids = catalog.purge(held)
+        delete_stale_thumbnails(catalog)
         active = catalog.model("active")
         if active is not None and image_ids:
             base, _ = usable_vector_file(catalog, active)

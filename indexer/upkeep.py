@@ -1,7 +1,11 @@
-"""Keeps vectors.faiss and vectors.ann in step with the catalog. For writers: whoever calls this holds the lock."""
+"""Keeps what is derived from a library in step with its catalog: vectors.faiss, vectors.ann, thumbnails.
+
+For writers: whoever calls this holds the lock.
+"""
 
 from __future__ import annotations
 
+import re
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -10,7 +14,7 @@ from indexer.approximate_index import read_info as read_approximate_info
 from indexer.approximate_index import verify as verify_approximate
 from indexer.catalog_file import translated
 from indexer.derived_file import VectorFileError
-from indexer.paths import APPROXIMATE_NAME, VECTORS_NAME
+from indexer.paths import APPROXIMATE_NAME, THUMBNAILS_NAME, VECTORS_NAME
 from indexer.vector_index import (
     Segment,
     VectorFileInfo,
@@ -30,6 +34,9 @@ if TYPE_CHECKING:
     from indexer.catalog import Catalog, StoredModel
 
 _NEXT_SUFFIX = ".next"
+# Finished ones, and what a kill left of others, also of former versions. The library may lie in a folder of pictures
+# whose owner has a folder of this name, too: whatever else is in it is theirs.
+_THUMBNAIL = re.compile(r"([0-9a-f]{64})\.webp|(?:\.|tmp)[a-z0-9_]{8}\.part")
 
 
 def usable_vector_file(catalog: Catalog, model: StoredModel) -> tuple[VectorFileInfo | None, str | None]:
@@ -154,6 +161,19 @@ def renew_approximate_index(
             info = build(path, base, segment, text_vectors() if text_vectors is not None else None, watch)
         with catalog.transaction():  # so that readers see that something has changed
             catalog.set_setting("approximate_checksum", info.checksum)
+
+
+def delete_stale_thumbnails(catalog: Catalog) -> None:
+    """Deletes thumbnails of images that the catalog knows no more, and unfinished ones.
+
+    One that a program is about to finish is made when it is asked for the next time; one that cannot be deleted now
+    goes the next time.
+    """
+    for path in (catalog.library_path / THUMBNAILS_NAME).glob("[0-9a-f][0-9a-f]/*"):
+        name = _THUMBNAIL.fullmatch(path.name)
+        if name and not (name[1] and catalog.has_content(bytes.fromhex(name[1]))):
+            with suppress(OSError):
+                path.unlink()
 
 
 def _write(catalog: Catalog, model: StoredModel, base: VectorFileInfo | None, name: str) -> VectorFileInfo:

@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import hashlib
 import json
 import os
 import re
@@ -20,6 +21,8 @@ from PIL import Image
 from app import output
 from app.cli import imago
 from app.failures import run_and_translate
+from app.thumbnails import thumbnail
+from indexer.paths import thumbnail_path
 from model.registry import ALIASES, STARTER_FOLDER
 from search import Answer, Hit, parse
 
@@ -218,6 +221,18 @@ def test_roots_and_forget(run: Run, pictures: Path) -> None:
     assert run("status", "--json").json["images"] == 5
     assert run("forget", pictures.parent / "elsewhere").exit_code == 1
     assert (pictures / "0.png").is_file()
+
+
+def test_what_is_forgotten_leaves_no_thumbnail(run: Run, pictures: Path, own_library: Path) -> None:
+    run("index", pictures)
+    thumbnails = {}
+    for path in pictures.iterdir():
+        content_hash = hashlib.sha256(path.read_bytes()).hexdigest()
+        assert thumbnail(path, content_hash, own_library) is not None
+        thumbnails[path.name] = thumbnail_path(own_library, content_hash)
+    assert all(path.is_file() for path in thumbnails.values())
+    assert run("forget", pictures / "0.png").exit_code == 0
+    assert [name for name, path in thumbnails.items() if not path.exists()] == ["0.png"]
 
 
 def test_saved_queries(run: Run, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import sqlite3
 from contextlib import closing
 
@@ -11,6 +12,7 @@ from indexer_fakes import draw
 from indexer import LibraryDamagedError, LibraryNotFoundError, LibraryReader, LibraryTooNewError
 from indexer.catalog import Catalog
 from indexer.migrations import SCHEMA_VERSION
+from indexer.paths import thumbnail_path
 
 TABLES = ["departed", "files", "fingerprints", "images", "models", "roots", "settings", "vectors"]
 
@@ -60,6 +62,30 @@ def test_what_is_gone_for_long_is_purged(index, photos, library, monkeypatch):
     assert (summary.restored, summary.indexed, summary.embedded) == (0, 1, 1)
     with LibraryReader.open(library) as reader:
         assert reader.ids().tolist() == [2, 3]
+
+
+def test_thumbnails_go_with_what_is_purged(index, photos, library, monkeypatch):
+    kept, gone = (
+        thumbnail_path(library, hashlib.sha256(draw(photos / name, seed).read_bytes()).hexdigest())
+        for seed, name in enumerate(("a.png", "b.png"))
+    )
+    index()
+    stray = thumbnail_path(library, "ab" * 32)
+    unfinished = [stray.with_name(".abcdefgh.part"), stray.with_name("tmpabcd_123.part")]
+    theirs = [stray.with_name("photo.webp"), library / "thumbnails" / "photo.jpg"]
+    for path in (kept, gone, stray, *unfinished, *theirs):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    (photos / "b.png").unlink()
+    index()
+    assert gone.exists()  # it may come back
+    monkeypatch.setattr("indexer.pipeline.KEEP_GONE_DAYS", -1)
+    index()
+    assert [path.exists() for path in (kept, gone, stray, *unfinished)] == [True, *[False] * 4]
+    monkeypatch.undo()
+    stray.touch()  # as a former version left it
+    index(all_known=True)
+    assert [path.exists() for path in (kept, stray, *theirs)] == [True, False, True, True]
 
 
 def test_a_catalog_of_a_newer_version_is_refused_and_left_alone(index, photos, library):
