@@ -150,9 +150,7 @@ def image_thumbnail(tools: Services, image_id: ImageId, if_none_match: IfNoneMat
     headers = {"ETag": entity_tag(record), "Cache-Control": "private, no-cache"}
     if _has_it(if_none_match, record):
         return Response(status_code=HTTPStatus.NOT_MODIFIED, headers=headers)
-    # A pipe in the file's place would be waited for.
-    is_readable = record.path.is_file() or not record.path.exists()
-    data = thumbnail(record.path, record.content_hash, tools.settings.library_path) if is_readable else None
+    data = thumbnail(record.path, record.content_hash, tools.settings.library_path)
     if data is None:
         raise ApiError(
             HTTPStatus.GONE,

@@ -170,6 +170,13 @@ def replace_by_folder(file: Path, secret: Path) -> None:
     file.mkdir()
 
 
+def replace_by_a_link_that_cannot_be_followed(file: Path, secret: Path) -> None:
+    file.unlink()
+    file.symlink_to(
+        "x" * 300
+    )  # a longer name than file systems have, which is another error than a missing file
+
+
 def link_the_folder_elsewhere(file: Path, secret: Path) -> None:
     file.parent.rename(file.parent.with_name("moved"))
     elsewhere = file.parent.with_name("elsewhere")
@@ -188,6 +195,7 @@ def link_the_folder_elsewhere(file: Path, secret: Path) -> None:
         replace_by_same_size,
         replace_by_pipe,
         replace_by_folder,
+        replace_by_a_link_that_cannot_be_followed,
         link_the_folder_elsewhere,
     ],
 )
