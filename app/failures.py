@@ -8,6 +8,7 @@ from collections.abc import Callable
 import click
 
 from indexer.errors import LibraryError
+from indexer.paths import display_path
 from model.errors import ModelError
 from search.errors import QueryError, SearchError
 
@@ -61,7 +62,7 @@ def explain(error: BaseException) -> str | None:
 
 def _explain_operating_system(error: OSError) -> str:
     where = os.fspath(error.filename) if isinstance(error.filename, (str, bytes)) else None
-    place = f": {os.fsdecode(where)}" if where is not None else ""
+    place = f": {display_path(os.fsdecode(where))}" if where is not None else ""
     match error.errno:
         case errno.ENOSPC | errno.EDQUOT:
             return f"the disk is full{place}; free some space and run the same command again"

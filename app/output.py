@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from indexer import display_path
+
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence
 
@@ -31,9 +33,16 @@ def print_json(value: dict[str, Any]) -> None:
     click.echo(json.dumps(value, indent=2))
 
 
-def _print_path(prefix: bytes, path: Path | str, suffix: bytes = b"", *, err: bool = False) -> None:
-    """Print a line that holds a path, byte for byte as the file system has it."""
-    click.echo(prefix + os.fsencode(path) + suffix, err=err)
+def _print_path(prefix: str, path: Path | str, suffix: str = "", *, err: bool = False) -> None:
+    """Print a line that holds a path: harmless on a terminal, which a file's name could else give orders to.
+
+    To other programs it goes byte for byte as the file system has it.
+    """
+    stream = sys.stderr if err else sys.stdout
+    if stream is not None and stream.isatty():
+        click.echo(display_path(f"{prefix}{path}{suffix}"), err=err)
+    else:
+        click.echo(prefix.encode() + os.fsencode(path) + suffix.encode(), err=err)
 
 
 def print_notices(notices: Iterable[str]) -> None:
@@ -78,7 +87,7 @@ def answer_as_dict(answer: Answer, query: str, library_path: Path | str) -> dict
 def print_hits(hits: Sequence[Hit]) -> None:
     """Print a line a hit, best first: score, two spaces, path; below it what was folded and why it is there."""
     for hit in hits:
-        _print_path(f"{hit.score:.4f}  ".encode(), hit.path)
+        _print_path(f"{hit.score:.4f}  ", hit.path)
         if hit.folded:
             click.echo(f"        and {len(hit.folded):,} near-duplicates")
         for part in hit.why:
@@ -90,7 +99,7 @@ def explain_no_hits(answer: Answer) -> None:
     if answer.nothing_fits:
         click.echo("imago: nothing here looks like that; --all shows what comes closest:", err=True)
         for hit in answer.closest[:CLOSEST_SHOWN]:
-            _print_path(f"  {hit.score:.4f}  ".encode(), hit.path, err=True)
+            _print_path(f"  {hit.score:.4f}  ", hit.path, err=True)
     elif answer.candidates == 0:
         click.echo("imago: no picture in the library fits the filters", err=True)
     else:
@@ -126,11 +135,11 @@ def print_groups(groups: Sequence[DuplicateGroup]) -> None:
     if not groups:
         click.echo("imago: no such pictures", err=True)
     for group in groups:
-        for mark, record in [(b"* ", group.best), *((b"  ", record) for record in group.others)]:
+        for mark, record in [("* ", group.best), *(("  ", record) for record in group.others)]:
             size = f"  {record.width_pixels} x {record.height_pixels}, {record.size_bytes:,} bytes"
-            _print_path(mark, record.path, size.encode())
+            _print_path(mark, record.path, size)
             for copy in group.paths.get(record.id, (record.path,))[1:]:
-                _print_path(b"  = ", copy)
+                _print_path("  = ", copy)
         click.echo()
 
 
@@ -187,13 +196,11 @@ def print_summary(summary: IndexSummary, model: str, *, is_default_library: bool
             click.echo(f"  {name:<10}{count:>9,}{_EXPLANATIONS.get(name, '') if count else ''}")
     print_failures(summary.failed, limit=FAILURES_SHOWN)
     for folder in summary.unreadable_folders:
-        _print_path(
-            b"  could not be read, its pictures are kept: ", folder.path, f": {folder.reason}".encode()
-        )
+        _print_path("  could not be read, its pictures are kept: ", folder.path, f": {folder.reason}")
     for root in summary.offline_roots:
-        _print_path(b"  not there now, its pictures are kept: ", root)
+        _print_path("  not there now, its pictures are kept: ", root)
     print_notices(summary.notices)
-    _print_path(f"Model {model}; library ".encode(), summary.library_path)
+    _print_path(f"Model {model}; library ", summary.library_path)
     if summary.interrupted:
         click.echo("Everything so far is saved. Run the same command again to go on.")
     else:
@@ -213,7 +220,7 @@ _EXPLANATIONS = {
 def print_failures(failures: Sequence[FileFailure], *, limit: int | None = None) -> None:
     """Print a line a failed file: its path and the reason."""
     for failure in failures[:limit]:
-        _print_path(b"    ", failure.path, f": {failure.reason}".encode())
+        _print_path("    ", failure.path, f": {failure.reason}")
     if limit is not None and len(failures) > limit:
         click.echo(f"    ... and {len(failures) - limit:,} more: {command_line('status')}")
 
@@ -282,15 +289,13 @@ def root_as_dict(root: RootStatus) -> dict[str, Any]:
 def print_roots(roots: Sequence[RootStatus]) -> None:
     """Print a line a folder: number of files, path."""
     for root in roots:
-        _print_path(
-            f"{root.files:>9,}  ".encode(), root.path, b"" if root.is_online else b"  (not there now)"
-        )
+        _print_path(f"{root.files:>9,}  ", root.path, "" if root.is_online else "  (not there now)")
 
 
 def print_status(status: LibraryStatus, failures: Sequence[FileFailure]) -> None:
     """Print what the library holds, and a line for each file that failed."""
     model = status.model
-    _print_path(b"library   ", status.library_path)
+    _print_path("library   ", status.library_path)
     click.echo(f"model     {f'{model.name}, {model.dimension} dimensions' if model else 'none yet'}")
     precision = _precision()
     click.echo(f"precision {precision.precision}, because {precision.reason}")
@@ -312,6 +317,6 @@ def print_status(status: LibraryStatus, failures: Sequence[FileFailure]) -> None
             f"moving to {status.next_model.name}; go on with: imago index --model {status.next_model.name}"
         )
     for root in status.roots:
-        _print_path(b"folder    ", root.path, b"" if root.is_online else b"  (not there now)")
+        _print_path("folder    ", root.path, "" if root.is_online else "  (not there now)")
     print_failures(failures)
     print_notices(status.notices)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from indexer.decode import DecodeLimits, ReadFile, RefusedError, SkipError, decode, read_file
 from indexer.formats import HEADER_BYTES, sniff
+from indexer.paths import display_path
 from search.errors import QueryImageError
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ def query_pixels(
     limits = limits or DecodeLimits()
     try:
         if isinstance(source, Path):
-            label = name or str(source)
+            label = name or display_path(source)
             _check_file(source, label)
             file = read_file(str(source), limits)
         else:

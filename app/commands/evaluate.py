@@ -10,6 +10,7 @@ import click
 from app import output
 from app.options import FolderPath, json_option, place_option
 from app.progress import Moment, display
+from indexer import display_path
 
 if TYPE_CHECKING:
     from search.evaluation import RetrievalFigures
@@ -83,7 +84,7 @@ def evaluate(
         output.print_json(report.as_dict())
         return
     for file, reason in report.failed[:FAILURES_SHOWN]:
-        click.echo(f"imago: left out {file}: {reason}", err=True)
+        click.echo(f"imago: left out {display_path(file)}: {reason}", err=True)
     if len(report.failed) > FAILURES_SHOWN:
         click.echo(f"imago: left out {len(report.failed) - FAILURES_SHOWN:,} more", err=True)
     if isinstance(report, evaluation.ClassReport):

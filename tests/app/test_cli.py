@@ -454,11 +454,10 @@ def test_a_profile_tells_where_the_time_of_an_index_run_went(run: Run, pictures:
     assert "tower" not in counted  # nothing was new
 
 
-def said_on_a_terminal(*arguments: str | Path) -> str:
+def said_on_a_terminal(*arguments: str | Path, stream: str = "stderr") -> str:
     ours, theirs = os.openpty()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "app", *arguments], stdout=subprocess.DEVNULL, stderr=theirs
-    )
+    streams = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, stream: theirs}
+    process = subprocess.Popen([sys.executable, "-m", "app", *arguments], **streams)
     os.close(theirs)
     said = b""
     with contextlib.suppress(OSError):  # the other end is closed
@@ -480,3 +479,18 @@ def test_on_a_terminal_a_first_use_says_what_it_waits_for(
     assert notice not in said_on_a_terminal("search", "cat")
     (tmp_path / "cache").rename(tmp_path / "another")
     assert run("search", "dog").err == ""  # to other programs it says nothing
+
+
+@pytest.mark.skipif(
+    sys.platform == "win32", reason="Windows has no such names, nor pseudo-terminals of this kind"
+)
+def test_the_name_of_a_file_gives_a_terminal_no_orders(run: Run, pictures: Path) -> None:
+    hostile = "\x1b]0;evil\x07\x1b[2J.png"
+    (pictures / "0.png").rename(pictures / hostile)
+    (pictures / f"broken{hostile}").write_bytes((pictures / "1.png").read_bytes()[:200])
+    run("index", pictures)
+    for command, name in ((["search", "type:png"], hostile), (["status"], f"broken{hostile}")):
+        assert f"{pictures}/{name}" in run(*command).out  # other programs get it as it is
+        said = said_on_a_terminal(*command, stream="stdout")
+        assert f"{pictures}/" + name.encode("unicode_escape").decode() in said
+        assert "\x1b" not in said
