@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from indexer import display_path
+from indexer import default_library_path, display_path
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence
@@ -94,12 +94,15 @@ def print_hits(hits: Sequence[Hit]) -> None:
             click.echo(f"        {part.share:+.2f}  {part.term} ({part.score:.4f})")
 
 
-def explain_no_hits(answer: Answer) -> None:
+def explain_no_hits(answer: Answer, library_path: Path | str) -> None:
     """Say on stderr why there are no hits, what comes closest, and what to do."""
     if answer.nothing_fits:
         click.echo("imago: nothing here looks like that; --all shows what comes closest:", err=True)
         for hit in answer.closest[:CLOSEST_SHOWN]:
             _print_path(f"  {hit.score:.4f}  ", hit.path, err=True)
+    elif answer.candidates == 0 and not answer.query.filters:
+        add = command_line("index", "FOLDER", library_path=library_path)
+        click.echo(f"imago: the library holds no pictures now; add some with: {add}", err=True)
     elif answer.candidates == 0:
         click.echo("imago: no picture in the library fits the filters", err=True)
     else:
@@ -180,7 +183,7 @@ def failure_as_dict(failure: FileFailure) -> dict[str, Any]:
     return {"path": str(failure.path), "reason": failure.reason}
 
 
-def print_summary(summary: IndexSummary, model: str, *, is_default_library: bool) -> None:
+def print_summary(summary: IndexSummary, model: str) -> None:
     """Print what an index run did, where the library lies, and what to type next."""
     rate = (
         f", {summary.embedded / summary.seconds:,.1f} images/s"
@@ -194,7 +197,10 @@ def print_summary(summary: IndexSummary, model: str, *, is_default_library: bool
         count = value if isinstance(value, int) else len(value)
         if count or name in always:
             click.echo(f"  {name:<10}{count:>9,}{_EXPLANATIONS.get(name, '') if count else ''}")
-    print_failures(summary.failed, limit=FAILURES_SHOWN)
+    print_failures(summary.failed[:FAILURES_SHOWN])
+    if len(summary.failed) > FAILURES_SHOWN:
+        every = command_line("status", library_path=summary.library_path)
+        click.echo(f"    ... and {len(summary.failed) - FAILURES_SHOWN:,} more: {every}")
     for folder in summary.unreadable_folders:
         _print_path("  could not be read, its pictures are kept: ", folder.path, f": {folder.reason}")
     for root in summary.offline_roots:
@@ -204,9 +210,8 @@ def print_summary(summary: IndexSummary, model: str, *, is_default_library: bool
     if summary.interrupted:
         click.echo("Everything so far is saved. Run the same command again to go on.")
     else:
-        library = [] if is_default_library else ["--library", str(summary.library_path)]
-        click.echo(f"Next: {command_line('search', 'a dog', *library)}")
-        click.echo(f"  or: {command_line('app', *library)}")
+        click.echo(f"Next: {command_line('search', 'a dog', library_path=summary.library_path)}")
+        click.echo(f"  or: {command_line('app', library_path=summary.library_path)}")
 
 
 _EXPLANATIONS = {
@@ -217,16 +222,21 @@ _EXPLANATIONS = {
 }
 
 
-def print_failures(failures: Sequence[FileFailure], *, limit: int | None = None) -> None:
+def print_failures(failures: Sequence[FileFailure]) -> None:
     """Print a line a failed file: its path and the reason."""
-    for failure in failures[:limit]:
+    for failure in failures:
         _print_path("    ", failure.path, f": {failure.reason}")
-    if limit is not None and len(failures) > limit:
-        click.echo(f"    ... and {len(failures) - limit:,} more: {command_line('status')}")
 
 
-def command_line(*arguments: str) -> str:
-    """Return what to type for an `imago` command, named as the person named this one."""
+def command_line(*arguments: str, library_path: Path | str | None = None) -> str:
+    """Return what to type for an `imago` command, named as the person named this one.
+
+    Args:
+        *arguments: The command's name and what follows it.
+        library_path: The library that is meant; said only where another would be meant without.
+    """
+    if library_path is not None and str(library_path) != str(default_library_path().absolute()):
+        arguments = (*arguments, "--library", str(library_path))
     program = Path(sys.argv[0])
     is_module = program.name == "__main__.py"
     name = [Path(sys.executable).name, "-m", "app"] if is_module else [_shortest(program)]
@@ -313,9 +323,9 @@ def print_status(status: LibraryStatus, failures: Sequence[FileFailure]) -> None
         click.echo(f"on disk   {status.library_bytes / 1e6:,.1f} MB")
     click.echo(f"last run  {status.last_run_at or 'none yet'}")
     if status.next_model is not None:
-        click.echo(
-            f"moving to {status.next_model.name}; go on with: imago index --model {status.next_model.name}"
-        )
+        name = status.next_model.name
+        go_on = command_line("index", "--model", name, library_path=status.library_path)
+        click.echo(f"moving to {name}; go on with: {go_on}")
     for root in status.roots:
         _print_path("folder    ", root.path, "" if root.is_online else "  (not there now)")
     print_failures(failures)

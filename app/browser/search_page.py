@@ -375,6 +375,10 @@ def keep_query(query: str) -> None:
 
 def show_nothing(query: str, answer: Answer) -> None:
     """Say that nothing fits, and propose what may."""
+    if not answer.candidates and not answer.query.filters and not address.within():
+        st.header("This library holds no pictures now")
+        st.write("The page Library adds folders to it.")
+        return
     if answer.nothing_fits:
         st.header("Nothing here looks like that")
         st.write("No picture of this library looks enough like what was asked for to be shown as an answer.")

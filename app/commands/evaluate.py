@@ -15,8 +15,6 @@ from indexer import display_path
 if TYPE_CHECKING:
     from search.evaluation import RetrievalFigures
 
-FAILURES_SHOWN = 10
-
 
 @click.command("eval")
 @click.argument("folder", type=FolderPath(), required=False)
@@ -83,10 +81,10 @@ def evaluate(
     if as_json:
         output.print_json(report.as_dict())
         return
-    for file, reason in report.failed[:FAILURES_SHOWN]:
+    for file, reason in report.failed[: output.FAILURES_SHOWN]:
         click.echo(f"imago: left out {display_path(file)}: {reason}", err=True)
-    if len(report.failed) > FAILURES_SHOWN:
-        click.echo(f"imago: left out {len(report.failed) - FAILURES_SHOWN:,} more", err=True)
+    if len(report.failed) > output.FAILURES_SHOWN:
+        click.echo(f"imago: left out {len(report.failed) - output.FAILURES_SHOWN:,} more", err=True)
     if isinstance(report, evaluation.ClassReport):
         click.echo(f"{report.model} on {report.images:,} images of {report.classes:,} classes")
         click.echo(f"accuracy             {report.accuracy:.3f}")

@@ -17,7 +17,7 @@ from app.failures import EXIT_FAILED, EXIT_INTERRUPTED
 from app.model_choice import model_for, status_of
 from app.options import FolderPath, LibraryPlace, json_option, library_option
 from app.progress import Moment, display, stop_on_signal, time_text
-from indexer import default_library_path, display_path
+from indexer import display_path
 from indexer.reading import is_address
 from model.machine import keep_freed_memory
 
@@ -157,8 +157,7 @@ def index(
     if as_json:
         output.print_json(output.summary_as_dict(summary, model_name))
     else:
-        is_default = library_path == default_library_path()
-        output.print_summary(summary, model_name, is_default_library=is_default)
+        output.print_summary(summary, model_name)
         if profile:
             output.print_profile(summary)
     if summary.interrupted:

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from indexer.decode import DecodeLimits
     from model import Encoder
 
-FAILURES_SHOWN = 10
-
 
 def loader(name: str, precision: str | None) -> Callable[[], Encoder]:
     """Return what loads the model on another machine."""
@@ -63,10 +61,10 @@ def embed_into(
         output.print_json(_as_dict(summary))
     else:
         output.print_notices(summary.notices)
-        for failure in summary.failed[:FAILURES_SHOWN]:
+        for failure in summary.failed[: output.FAILURES_SHOWN]:
             click.echo(f"imago: {display_path(failure.path)}: {failure.reason}", err=True)
-        if len(summary.failed) > FAILURES_SHOWN:
-            click.echo(f"imago: and {len(summary.failed) - FAILURES_SHOWN:,} more", err=True)
+        if len(summary.failed) > output.FAILURES_SHOWN:
+            click.echo(f"imago: and {len(summary.failed) - output.FAILURES_SHOWN:,} more", err=True)
         deaths = f"; {summary.worker_deaths:,} workers died meanwhile" if summary.worker_deaths else ""
         click.echo(
             f"{summary.embedded:,} pictures embedded into {summary.place}, {summary.unchanged:,} were there,"

@@ -100,7 +100,7 @@ def doctor(new_library: Path | None, library_path: Path | str, as_json: bool) ->
         )
         for loss in recovery.lost:
             click.echo(f"  lost: {loss}")
-        click.echo(f"Next: {output.command_line('index', '--library', str(recovery.library_path))}")
+        click.echo(f"Next: {output.command_line('index', library_path=recovery.library_path)}")
         return
     if is_address(library_path):
         from indexer.cluster.measure import examine_served

@@ -73,7 +73,7 @@ def publish(
             f" out, {summary.unchanged:,} as they were."
         )
         if not summary.interrupted:
-            click.echo(f"Next: {output.command_line('search', 'a dog', '--library', summary.place)}")
+            click.echo(f"Next: {output.command_line('search', 'a dog', library_path=summary.place)}")
     if summary.interrupted:
         click.echo("Stopped. The same command goes on from there.", err=True)
         raise click.exceptions.Exit(EXIT_INTERRUPTED)

@@ -165,7 +165,7 @@ def _show(
     else:
         output.print_hits(hits)
     if not hits:
-        output.explain_no_hits(answer)
+        output.explain_no_hits(answer, library_path)
     for folder, how in ((copy_to, "copy"), (link_to, "symlink")):
         if folder is not None:
             _export(hits, folder, cast("Literal['copy', 'symlink']", how))

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from app import output
 from app.cli import imago
 from app.failures import run_and_translate
 from app.thumbnails import thumbnail
+from indexer import LibraryReader
 from indexer.paths import thumbnail_path
 from model.registry import ALIASES, STARTER_FOLDER
 from search import Answer, Hit, parse
@@ -205,13 +207,43 @@ def test_duplicates_name_every_file(run: Run, pictures: Path) -> None:
 
 def test_what_comes_closest_is_a_hint_on_stderr(capfd: pytest.CaptureFixture[str]) -> None:
     closest = tuple(Hit(Path(f"/p/{number}.jpg"), 0.3 - number / 100, number) for number in range(1, 6))
-    output.explain_no_hits(Answer((), 0, 9, is_cut=True, query=parse("a zebra"), closest=closest))
+    answer = Answer((), 0, 9, is_cut=True, query=parse("a zebra"), closest=closest)
+    output.explain_no_hits(answer, Path("/library"))
     out, err = capfd.readouterr()
     assert out == ""
     assert err.splitlines() == [
         "imago: nothing here looks like that; --all shows what comes closest:",
         *(f"  {hit.score:.4f}  {hit.path}" for hit in closest[:3]),
     ]
+
+
+def test_a_library_that_was_emptied_says_so(run: Run, pictures: Path, tmp_path: Path) -> None:
+    run("index", pictures)
+    run("forget", pictures)
+    assert run("search", "a dog").err == (
+        "imago: the library holds no pictures now; add some with: imago index FOLDER\n"
+    )
+    assert run("search", "a dog type:png").err == "imago: no picture in the library fits the filters\n"
+
+
+def test_what_to_type_next_names_a_library_that_is_not_the_usual_one(
+    run: Run, pictures: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for number in range(output.FAILURES_SHOWN + 1):
+        (pictures / f"broken{number}.png").write_bytes((pictures / "0.png").read_bytes()[:200])
+    other = tmp_path / "an other"
+    for library, option in ((None, ""), (other, f" --library '{other}'")):
+        said = run("index", pictures, *(() if library is None else ("--library", library))).out.splitlines()
+        assert f"    ... and 1 more: imago status{option}" in said
+        assert said[-2:] == [f"Next: imago search 'a dog'{option}", f"  or: imago app{option}"]
+    with LibraryReader.open(other) as reader:
+        status = reader.status()
+    output.print_status(replace(status, next_model=status.model), [])
+    assert f"go on with: imago index --model starter --library '{other}'\n" in capfd.readouterr().out
+    run("forget", pictures, "--library", other)
+    assert run("search", "dog", "--library", other).err.endswith(
+        f": imago index FOLDER --library '{other}'\n"
+    )
 
 
 def test_roots_and_forget(run: Run, pictures: Path) -> None:

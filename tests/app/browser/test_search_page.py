@@ -12,6 +12,8 @@ from streamlit.testing.v1 import AppTest
 from app.browser import search_page
 from app.browser.frame import DEFECT
 from app.browser.shelf import current_library
+from indexer import forget, index_folders
+from model import Encoder
 from search import Hit, Library, QueryError
 from search.library import Answer
 from search.query import parse
@@ -77,6 +79,14 @@ def test_without_a_library_the_page_leads_to_the_first_index(component: Componen
     assert page.title[0].value == "Find your pictures by what they show"
     assert page.text_input(key="folder_to_add") is not None
     assert component(page, "search_bar") is None
+
+
+def test_a_library_that_was_emptied_says_so(pictures: Path, own_library: Path) -> None:
+    index_folders(own_library, [pictures], Encoder.load("starter"), workers=1)
+    forget(own_library, pictures)
+    page = open_page(q="a dog")
+    assert "This library holds no pictures now" in [heading.value for heading in page.header]
+    assert not page.error
 
 
 def test_without_a_query_the_pictures_added_last_are_shown(find: Find, component: Component) -> None:
