@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 import numpy as np
 
 from indexer.errors import ImageGoneError
-from search.errors import QueryError, QueryImageError
+from search.errors import QueryError, QueryImageError, QueryImageNotFoundError
 from search.images import UPLOAD, is_file, query_pixels
 from search.query import ImageId, ImagePath, ImageUpload, ImageUrl, Text, texts_of
 
@@ -95,7 +95,7 @@ class QueryVectors:
             elif isinstance(target, ImageId):
                 vectors.append(self._stored_vector(target.id))
             elif isinstance(target, ImagePath):
-                vectors.append(self._file_vector(Path(target.path)))
+                vectors.append(self._file_vector(Path(target.path), is_typed=bool(query.source)))
             elif isinstance(target, ImageUpload):
                 vectors.append(self._upload_vector(target.name, uploads, query, term))
             elif isinstance(target, ImageUrl) and self._fetch is not None:
@@ -146,8 +146,13 @@ class QueryVectors:
             return None  # decoding will say what is wrong with the file
         return stored
 
-    def _file_vector(self, path: Path) -> NDArray[np.float32]:
-        """A file's vector: the stored one where the library holds this very content, else embedded now."""
+    def _file_vector(self, path: Path, *, is_typed: bool) -> NDArray[np.float32]:
+        """A file's vector: the stored one where the library holds this very content, else embedded now.
+
+        Args:
+            path: The file.
+            is_typed: Whether it comes from the text of a query, where it may not be meant as a path.
+        """
         stored = self.stored_id(path)
         if stored is not None:
             return self._stored_vector(stored)
@@ -155,7 +160,16 @@ class QueryVectors:
             path = path.expanduser()
         except RuntimeError as error:  # "~stranger" with no such user
             raise QueryImageError(f"There is no image file {path}: {error}") from error
-        return _row(self._encoder().encode_pixels(query_pixels(path, self._encoder().preprocessor)[None]))
+        try:
+            pixels = query_pixels(path, self._encoder().preprocessor)
+        except QueryImageNotFoundError as error:
+            if not is_typed:
+                raise
+            raise QueryImageNotFoundError(
+                f"{error} A path with spaces needs quotes around it; to look for words that begin like a path, write "
+                '"\\./words".'
+            ) from error
+        return _row(self._encoder().encode_pixels(pixels[None]))
 
     def _upload_vector(
         self,

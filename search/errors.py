@@ -36,6 +36,10 @@ class QueryImageError(SearchError):
     """A picture given as (part of) a query that is not there, is no image, or is too large to decode."""
 
 
+class QueryImageNotFoundError(QueryImageError):
+    """A picture given as (part of) a query that is not there."""
+
+
 class SavedQueryError(SearchError):
     """Saved queries that cannot be read or written, or a name that cannot be used."""
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from indexer.decode import DecodeLimits, ReadFile, RefusedError, SkipError, decode, read_file
 from indexer.formats import HEADER_BYTES, sniff
 from indexer.paths import display_path
-from search.errors import QueryImageError
+from search.errors import QueryImageError, QueryImageNotFoundError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -43,7 +43,8 @@ def query_pixels(
         Pixels as the preprocessor makes them, uint8 (height, width, 3).
 
     Raises:
-        QueryImageError: The file is not there, is no image that can be decoded, or is too large.
+        QueryImageNotFoundError: The file is not there.
+        QueryImageError: It is no image that can be decoded, or is too large.
     """
     limits = limits or DecodeLimits()
     try:
@@ -82,10 +83,7 @@ def _check_file(path: Path, label: str) -> None:
         is_folder = False
     if is_folder:
         raise QueryImageError(f"{label} is a folder; name an image file in it.")
-    raise QueryImageError(
-        f"There is no image file {label}. A path with spaces needs quotes around it; to look for words that begin "
-        'like a path, write "\\./words".'
-    )
+    raise QueryImageNotFoundError(f"There is no image file {label}. Check the spelling.")
 
 
 def _read_upload(data: bytes, limits: DecodeLimits) -> ReadFile:

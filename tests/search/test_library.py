@@ -14,6 +14,7 @@ from indexer import index_folders
 from indexer.errors import ImageGoneError, LibraryNotFoundError, ModelMismatchError
 from model.errors import ModelNotFoundError
 from search import Library, QueryError, QueryImageError
+from search.errors import QueryImageNotFoundError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -155,6 +156,15 @@ def test_a_file_that_is_no_picture(
         with pytest.raises(QueryImageError, match=reason) as caught:
             ask(path)
         assert name in str(caught.value)
+
+
+def test_how_to_write_a_path_is_said_only_of_a_typed_query(library: Library, tmp_path: Path) -> None:
+    path = tmp_path / "gone.png"
+    with pytest.raises(QueryImageNotFoundError, match="needs quotes around it"):
+        library.search(f"red + {path}")
+    for ask in (library.search, library.similar):
+        with pytest.raises(QueryImageNotFoundError, match=r"gone\.png\. Check the spelling\.$"):
+            ask(path)
 
 
 def test_a_folder_and_an_impossible_name(library: Library, tmp_path: Path) -> None:
