@@ -26,7 +26,7 @@ import argparse
 import json
 import re
 import zlib
-from collections import Counter
+from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,7 @@ from search.cutoff import (
     hit_probabilities,
     measure_null,
 )
-from search.evaluation import captions_by_file, embed_texts, read_captions, read_classes
+from search.evaluation import embed_texts, read_captions, read_classes
 from search.images import query_pixels
 
 FEWEST_IMAGES = 5
@@ -182,9 +182,11 @@ def main() -> None:
         fits = np.arange(len(classes))[:, None] == labels
         questions = {"classes": (embed_texts(list(classes), encoder), fits, fits)}
     else:
-        texts = captions_by_file(read_captions(options.captions, options.split))
-        files = sorted(file for file in texts if is_in_half(file, options.half))
-        texts = {file: texts[file] for file in files}
+        texts = defaultdict(list)
+        for caption in read_captions(options.captions, options.split):
+            if is_in_half(caption.file, options.half):
+                texts[caption.file].append(caption.text)
+        files = sorted(texts)
         images = embed_files([options.folder / file for file in files], encoder)
         itself = np.eye(len(files), dtype=np.bool_)
         first = embed_texts([texts[file][0] for file in files], encoder)

@@ -17,7 +17,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections import defaultdict
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -212,17 +211,21 @@ def _one_of(row: dict[str, Any], *keys: str) -> Any:
 def read_classes(folder: Path) -> dict[str, list[Path]]:
     """The images of a folder of class folders, by the classes' names (`_` and `-` read as spaces).
 
+    Folders whose names read alike hold one class: what it is called is all that a model is told of it.
+
     Raises:
         EvaluationError: The folder cannot be read, or holds fewer than two folders with images.
     """
+    classes: dict[str, list[Path]] = {}
     try:
         folders = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-        classes = {
-            " ".join(path.name.replace("_", " ").replace("-", " ").split()): sorted(
-                file for file in path.rglob("*") if file.suffix.lower() in _SUFFIXES and file.is_file()
+        for path in folders:
+            name = " ".join(path.name.replace("_", " ").replace("-", " ").split())
+            classes.setdefault(name, []).extend(
+                sorted(
+                    file for file in path.rglob("*") if file.suffix.lower() in _SUFFIXES and file.is_file()
+                )
             )
-            for path in folders
-        }
     except OSError as error:
         raise EvaluationError(
             f"{folder} cannot be read: {getattr(error, 'strerror', None) or error}."
@@ -482,11 +485,3 @@ def _embed_files(
             progress(min(start + _IMAGES_AT_A_TIME, len(paths)), len(paths))
     empty = np.zeros((0, encoder.identity.dimension), np.float32)
     return (np.concatenate(vectors) if vectors else empty), kept, failed
-
-
-def captions_by_file(captions: Iterable[Caption]) -> dict[str, list[str]]:
-    """Texts of each file, in the order of the captions."""
-    found: dict[str, list[str]] = defaultdict(list)
-    for caption in captions:
-        found[caption.file].append(caption.text)
-    return dict(found)

@@ -19,6 +19,7 @@ from search.evaluation import (
     index_recall,
     ranks_of_right_columns,
     read_captions,
+    read_classes,
     recall_at,
 )
 
@@ -161,6 +162,14 @@ def test_classes_of_painted_pictures(painted, colours, tmp_path: Path) -> None:
         evaluate_classes(tmp_path, colours)
     with pytest.raises(EvaluationError, match="A template needs"):
         evaluate_classes(painted.photos, colours, templates=["a photo"])
+
+
+def test_folders_whose_names_read_alike_hold_one_class(tmp_path: Path) -> None:
+    for name in ("hot_dog/1.jpg", "hot-dog/2.jpg", "hot dog/3.jpg", "cat/4.jpg"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).touch()
+    classes = {name: {file.name for file in files} for name, files in read_classes(tmp_path).items()}
+    assert classes == {"hot dog": {"1.jpg", "2.jpg", "3.jpg"}, "cat": {"4.jpg"}}
 
 
 def test_a_class_is_the_mean_of_its_prompts(colours) -> None:
