@@ -184,7 +184,7 @@ class Layout:
         """The ids of the pictures in a part of the map, ascending.
 
         Args:
-            text: `g3` for the fourth group, or `p` and a polygon as `polygon_to_text` writes it.
+            text: `g3` for the fourth group, or `p` and a polygon as `polygon_from_text` reads it.
 
         Raises:
             QueryError: It names no part of this map.
@@ -199,15 +199,11 @@ class Layout:
         raise QueryError(f"{text[:20]!r} is no part of the map: choose one there anew.")
 
 
-def polygon_to_text(polygon: NDArray[np.int64]) -> str:
-    """Write a polygon with vertices within `EXTENT` for an address: three bytes a vertex, in Base64."""
-    x, y = polygon[:, 0], polygon[:, 1]
-    packed = np.stack([x >> 4, (x & 15) << 4 | y >> 8, y & 255], axis=1).astype(np.uint8)
-    return base64.urlsafe_b64encode(packed.tobytes()).decode()
-
-
 def polygon_from_text(text: str) -> NDArray[np.int64]:
-    """Read a polygon, int64 (vertices, 2).
+    """Read a polygon as the page writes it into its address: three bytes a vertex, in Base64.
+
+    Returns:
+        Vertices within `EXTENT`, int64 (vertices, 2).
 
     Raises:
         QueryError: The text is none.
