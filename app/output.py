@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from indexer import default_library_path, display_path
+from indexer.reading import is_address
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence
@@ -101,8 +102,9 @@ def explain_no_hits(answer: Answer, library_path: Path | str) -> None:
         for hit in answer.closest[:CLOSEST_SHOWN]:
             _print_path(f"  {hit.score:.4f}  ", hit.path, err=True)
     elif answer.candidates == 0 and not answer.query.filters:
-        add = command_line("index", "FOLDER", library_path=library_path)
-        click.echo(f"imago: the library holds no pictures now; add some with: {add}", err=True)
+        click.echo("imago: the library holds no pictures now", err=True)
+        if not is_address(library_path):
+            click.echo(f"Add some: {command_line('index', 'FOLDER', library_path=library_path)}", err=True)
     elif answer.candidates == 0:
         click.echo("imago: no picture in the library fits the filters", err=True)
     else:
@@ -235,7 +237,7 @@ def command_line(*arguments: str, library_path: Path | str | None = None) -> str
         *arguments: The command's name and what follows it.
         library_path: The library that is meant; said only where another would be meant without.
     """
-    if library_path is not None and str(library_path) != str(default_library_path().absolute()):
+    if library_path is not None and Path(library_path).absolute() != default_library_path().absolute():
         arguments = (*arguments, "--library", str(library_path))
     program = Path(sys.argv[0])
     is_module = program.name == "__main__.py"

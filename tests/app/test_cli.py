@@ -221,7 +221,7 @@ def test_a_library_that_was_emptied_says_so(run: Run, pictures: Path, tmp_path: 
     run("index", pictures)
     run("forget", pictures)
     assert run("search", "a dog").err == (
-        "imago: the library holds no pictures now; add some with: imago index FOLDER\n"
+        "imago: the library holds no pictures now\nAdd some: imago index FOLDER\n"
     )
     assert run("search", "a dog type:png").err == "imago: no picture in the library fits the filters\n"
 
@@ -244,6 +244,9 @@ def test_what_to_type_next_names_a_library_that_is_not_the_usual_one(
     assert run("search", "dog", "--library", other).err.endswith(
         f": imago index FOLDER --library '{other}'\n"
     )
+    nothing = Answer((), 0, 0, is_cut=True, query=parse("dog"))
+    output.explain_no_hits(nothing, "milvus://host/pictures")  # there `imago index` cannot add any
+    assert capfd.readouterr().err == "imago: the library holds no pictures now\n"
 
 
 def test_roots_and_forget(run: Run, pictures: Path) -> None:
