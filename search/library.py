@@ -174,8 +174,8 @@ class Library:
             path: The library's folder, or the address of a served one, `milvus://HOST:PORT/COLLECTION`.
             encoder: The model to embed queries with. Without it the library's own model is loaded, on the
                 first query that needs one.
-            saved: From the name of a saved query to its text or None; `search.saved.SavedQueries().get` where
-                not given.
+            saved: From the name of a saved query to its text or None, such as `search.saved.SavedQueries(path).get`;
+                those of the person who runs this where not given.
             fetch: From the address of a picture to its bytes, `search.fetch.fetch_image` or the like. Queries may
                 hold addresses only where it is given.
 
@@ -484,17 +484,10 @@ class Library:
         if not isinstance(query, language.Query):
             raise QueryError(f"A query is words, a path, an image or an id, not {type(query).__name__}.")
         if any(isinstance(term.target, language.Saved) for term in query.terms):
-            query = language.expand(query, self._lookup, allow_urls=allow_urls)
+            query = language.expand(query, self._saved or _own_saved_queries(), allow_urls=allow_urls)
         if not query.terms and not query.filters:
             raise QueryError("The query is empty: say what to look for.", query=query.source)
         return query, uploads
-
-    def _lookup(self, name: str) -> str | None:
-        if self._saved is None:
-            from search.saved import SavedQueries
-
-            self._saved = SavedQueries().get
-        return self._saved(name)
 
     def embed_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Vectors of texts, float32 (n, dimension), remembered for queries to come.
@@ -660,6 +653,12 @@ def _with_feedback(query: language.Query, more: Sequence[int], less: Sequence[in
     marked = [(language.ImageId(int(i)), MORE_LIKE_WEIGHT / len(more)) for i in more]
     marked += [(language.ImageId(int(i)), -LESS_LIKE_WEIGHT / len(less)) for i in less]
     return replace(query, terms=(*query.terms, *(language.Term(target, weight) for target, weight in marked)))
+
+
+def _own_saved_queries() -> Callable[[str], str | None]:
+    from search.saved import SavedQueries
+
+    return SavedQueries().lookup()
 
 
 def _with_whole_paths(wanted: Filter) -> Filter:

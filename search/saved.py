@@ -10,14 +10,18 @@ from __future__ import annotations
 import json
 import os
 import re
+from functools import cache
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from filelock import FileLock, Timeout
 
 from model.whole_file import write_whole
 from search.errors import QueryError, SavedQueryError
 from search.query import Query, Saved, Term, expand, parse
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 MAXIMUM_SAVED: Final = 1000
 _NAME = re.compile(r"[\w.-]{1,64}")
@@ -65,6 +69,11 @@ class SavedQueries:
     def get(self, name: str) -> str | None:
         """The text saved under a name, None where there is none."""
         return self.all().get(name)
+
+    def lookup(self) -> Callable[[str], str | None]:
+        """What finds the saved queries of one query: `get`, but the file is read once, when it is first asked."""
+        read = cache(self.all)
+        return lambda name: read().get(name)
 
     def save(self, name: str, text: str, *, replace: bool = False) -> None:
         """Keep a query.

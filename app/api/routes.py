@@ -243,7 +243,7 @@ def _checked(text: str) -> Parsed:
     Raises:
         QueryError: The query names a path, or is none.
     """
-    query = expand(parse(text), SavedQueries().get)
+    query = expand(parse(text), SavedQueries().lookup())
     for term in query.terms:
         if isinstance(term.target, ImagePath):
             raise QueryError(

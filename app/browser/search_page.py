@@ -188,7 +188,7 @@ def search(library: Library, query: str, count: int, among: NDArray[np.int64] | 
 
 def _refuse_paths(query: Query) -> None:
     """Refuse what would be read outside the library for somebody at another machine."""
-    if any(isinstance(term.target, ImagePath) for term in expand(query, SavedQueries().get).terms):
+    if any(isinstance(term.target, ImagePath) for term in expand(query, SavedQueries().lookup()).terms):
         raise QueryError(
             "Others can reach this app, so it reads no paths, which would be this machine's: choose the picture with "
             "the button instead, or put the words in quotes.",

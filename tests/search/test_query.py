@@ -273,6 +273,38 @@ def test_saved_queries_that_do_not_work(saved: dict[str, str], part: str) -> Non
     assert caught.value.column == 2
 
 
+def test_a_saved_query_is_looked_up_once_however_often_it_is_called() -> None:
+    saved = {f"a{i + 1}": f"@a{i} " * 64 for i in range(3)} | {"a0": "type:jpeg"}
+    asked: list[str] = []
+
+    def lookup(name: str) -> str | None:
+        asked.append(name)
+        return saved.get(name)
+
+    assert expand(parse("@a3"), lookup).filters == (HasFormat(("jpeg",)),)
+    assert asked == ["a3", "a2", "a1", "a0"]
+
+
+def test_depth_counts_from_the_query_also_where_a_saved_query_is_known_already() -> None:
+    saved = {f"a{i + 1}": f"@a{i}" for i in range(9)} | {"a0": "dog"}
+    assert len(expand(parse("@a5 + @a7"), saved.get).terms) == 2
+    for query in ("@a8", "@a5 + @a8", "@a7 + @a8"):
+        with pytest.raises(QueryError, match="deep"):
+            expand(parse(query), saved.get)
+
+
+@pytest.mark.parametrize(
+    ("saved", "part"),
+    [
+        ({f"a{i}": f"@b{i}" for i in range(64)} | {f"b{i}": "dog" for i in range(64)}, "different"),
+        ({f"a{i}": " ".join(f"-name:{i}-{j}" for j in range(2)) for i in range(64)}, "64 filters"),
+    ],
+)
+def test_saved_queries_that_come_to_too_much(saved: dict[str, str], part: str) -> None:
+    with pytest.raises(QueryError, match=part):
+        expand(parse(" ".join(f"@a{i}" for i in range(64))), saved.get)
+
+
 def test_saved_filters_are_nothing_to_subtract_from() -> None:
     with pytest.raises(QueryError, match="only subtracts"):
         expand(parse("@tall - dog"), {"tall": "is:portrait"}.get)

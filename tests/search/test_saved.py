@@ -83,6 +83,14 @@ def test_a_damaged_file_is_named_and_left_alone(saved: SavedQueries, text: str) 
     assert saved.path.read_bytes() == text.encode("latin-1")
 
 
+def test_a_lookup_reads_the_file_once_and_only_when_asked(saved: SavedQueries) -> None:
+    lookup = saved.lookup()
+    saved.save("a", "dog")
+    assert lookup("a") == "dog"
+    saved.save("a", "cat", replace=True)
+    assert (lookup("a"), lookup("b"), saved.lookup()("a")) == ("dog", None, "cat")
+
+
 def test_two_processes_lose_nothing(saved: SavedQueries) -> None:
     code = (
         "import sys; from pathlib import Path; from search.saved import SavedQueries\n"
