@@ -269,7 +269,9 @@ def suggested_values(facets: Facets) -> list[dict[str, Any]]:
 
 
 def saved_queries() -> dict[str, str]:
-    """Return the person's saved queries; none where they cannot be read, which is told when one is used."""
+    """Return the person's saved queries; none for others, nor where they cannot be read, which using one tells."""
+    if is_open_to_others():
+        return {}
     try:
         return SavedQueries().all()
     except SearchError:
@@ -299,7 +301,8 @@ def show_hits(library: Library, query: str, answer: Answer) -> None:
     with right, st.container(horizontal=True, horizontal_alignment="right"):
         if address.copies_of() is None:
             show_order()
-            show_saving(query)
+            if not is_open_to_others():
+                show_saving(query)
     label = f"Pictures for {query}" if query else "Copies"
     has_bars = bool(answer.query.terms)  # filters alone fit or do not
     show_grid(library, answer.hits, label=label, has_more=has_more, has_bars=has_bars)

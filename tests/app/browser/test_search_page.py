@@ -17,6 +17,7 @@ from model import Encoder
 from search import Hit, Library, QueryError
 from search.library import Answer
 from search.query import parse
+from search.saved import SavedQueries
 
 
 def open_page(**address: str) -> AppTest:
@@ -323,6 +324,20 @@ def test_a_query_is_saved_and_proposed(find: Find, component: Component) -> None
     field = component(page, "search_bar")
     assert field is not None
     assert len(field["saved"]) == 1
+
+
+def test_others_neither_see_nor_keep_saved_queries(
+    use_gallery: Path, component: Component, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    SavedQueries().save("private", "my medical letters")
+    monkeypatch.setattr("app.browser.frame.st.get_option", {"server.address": "0.0.0.0"}.get)
+    page = open_page(q="is:landscape")
+    field = component(page, "search_bar")
+    assert field is not None
+    assert field["saved"] == []
+    assert component(page, "results") is not None
+    assert not any(button.label == "Save this query" for button in page.button)
+    assert not any(each.key == "name_to_save" for each in page.text_input)
 
 
 def test_an_upload_that_is_gone_is_told(use_gallery: Path) -> None:
