@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import streamlit as st
 
@@ -26,9 +26,7 @@ if TYPE_CHECKING:
 
     from indexer import ImageRecord
     from search import Library
-    from search.grouping import DuplicateGroup
-
-Kind = Literal["exact", "near", "similar"]
+    from search.grouping import DuplicateGroup, Kind
 
 KINDS: dict[Kind, tuple[str, str]] = {
     "near": (

@@ -67,12 +67,12 @@ def _show_dates(facets: Facets, query: str) -> None:
     since = max((each.since for each in made if each.since), default=None)
     until = min((each.until for each in made if each.until), default=None)
     # Where the other filters leave nothing, what was chosen stays to be seen and changed.
-    bounds = sorted(f"{moment:%Y-%m}" for moment in (since, until) if moment)
+    bounds = sorted(_month_of(moment) for moment in (since, until) if moment)
     # Nobody has pictures of the last year there is; a camera without a clock may say so.
     months = all_months([month for month in list(facets.months) or bounds if month < "9999"])
     if len(months) < 2:
         return
-    first = sum(month < f"{since:%Y-%m}" for month in months) if since else 0
+    first = sum(month < _month_of(since) for month in months) if since else 0
     last = sum(_next_month(month) < until for month in months) if until else len(months) - 1
     components.dates(
         {
@@ -103,6 +103,10 @@ def all_months(counted: list[str]) -> list[str]:
     numbers = [int(month[:4]) * 12 + int(month[5:]) - 1 for month in counted]
     start = max(numbers[0], numbers[-1] - MONTHS_SHOWN + 1)
     return [f"{number // 12:04}-{number % 12 + 1:02}" for number in range(start, numbers[-1] + 1)]
+
+
+def _month_of(moment: datetime) -> str:
+    return f"{moment.year:04}-{moment.month:02}"  # %Y has fewer digits before the year 1000
 
 
 def _next_month(month: str) -> datetime:

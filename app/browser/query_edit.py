@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
 from search import QueryError
-from search.query import Query, Term, format_query, parse
+from search.query import Query, Term, Text, format_query, parse
 
 if TYPE_CHECKING:
     from indexer.filters import Filter
@@ -45,6 +45,13 @@ def only_first_term(text: str) -> str:
     query = parsed(text)
     wanted = [term for term in query.terms if term.weight > 0]
     return format_query(replace(query, terms=tuple(replace(term, weight=1.0) for term in wanted[:1])))
+
+
+def only_last_word(text: str) -> str | None:
+    """Return the last word of the first wanted term, None where that is no text of several words."""
+    first = next((term.target for term in parsed(text).terms if term.weight > 0), None)
+    words = first.text.split() if isinstance(first, Text) else []
+    return format_query(Query((Term(Text(words[-1])),))) if len(words) > 1 else None
 
 
 def with_term(text: str, term: Term) -> str:

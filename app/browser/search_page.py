@@ -14,7 +14,7 @@ from app.browser.facets import Question, counter
 from app.browser.filters_panel import show_filters
 from app.browser.frame import complain, is_open_to_others, plain
 from app.browser.maps import maps
-from app.browser.query_edit import only_first_term, parsed, without_filters
+from app.browser.query_edit import only_first_term, only_last_word, parsed, without_filters
 from app.browser.shelf import current_library, library_path, library_state
 from app.browser.start import show_start
 from app.browser.uploads import MAXIMUM_UPLOAD_BYTES, uploads
@@ -400,9 +400,9 @@ def show_nothing(query: str, answer: Answer) -> None:
         proposals[without_filters(query)] = "Without the filters"
     if len(understood.terms) > 1:
         proposals[only_first_term(query)] = "Only the first term"
-    words = only_first_term(query).split()
-    if answer.nothing_fits and len(words) > 1 and not understood.filters:
-        proposals[words[-1]] = "Only the last word"
+    last_word = only_last_word(query)
+    if answer.nothing_fits and last_word is not None and not understood.filters:
+        proposals[last_word] = "Only the last word"
     for text, why in proposals.items():
         st.button(f"{why}: {plain(text)}", on_click=address.go_to_query, args=(text,), key=f"try {text}")
 

@@ -54,11 +54,6 @@ def moment_told(moment: str | float | None) -> str | None:
     return f"{at.day} {at:%B} {at.year:04}, {at:%H:%M}"
 
 
-def camera_told(record: ImageRecord) -> str | None:
-    """Return the camera by make and model, the make only once: many cameras repeat it in the model."""
-    return camera_name(record.camera_make, record.camera_model)
-
-
 def facts_of(record: ImageRecord) -> list[dict[str, str]]:
     """Return what is known of an image as labels and values, some with the query that finds others like it."""
     facts: list[dict[str, str]] = []
@@ -75,7 +70,7 @@ def facts_of(record: ImageRecord) -> list[dict[str, str]]:
         add("Taken", taken, f"date:{record.taken_at[:10]}")
     else:
         add("Changed", moment_told(record.modified_seconds))
-    camera = camera_told(record)
+    camera = camera_name(record.camera_make, record.camera_model)
     add("Camera", camera, f'camera:"{_inside_quotes(shown(camera))}"' if camera else None)
     if record.latitude is not None and record.longitude is not None:
         place = f"{record.latitude:.5f},{record.longitude:.5f}"

@@ -9,9 +9,16 @@ import pytest
 
 from app.browser import address
 from app.browser.filters_panel import all_months
-from app.browser.query_edit import filters_of, only_first_term, with_filter, with_term, without_filters
+from app.browser.query_edit import (
+    filters_of,
+    only_first_term,
+    only_last_word,
+    with_filter,
+    with_term,
+    without_filters,
+)
 from indexer.filters import HasShape, InFolder, TakenBetween
-from search.query import ImageId, Term
+from search.query import ImageId, Term, parse
 
 
 @pytest.mark.parametrize(
@@ -46,6 +53,25 @@ def test_proposals_take_away() -> None:
     text = "2:dog + beach - people is:portrait"
     assert without_filters(text) == "2:dog + beach - people"
     assert only_first_term(text) == "dog is:portrait"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("a red car", "car"),
+        ("- night + a red car", "car"),
+        ('"in:love poster"', "poster"),
+        ('"to in:love"', '"in:love"'),
+        ('dog "+"', '"+"'),
+        ("car", None),
+        ("id:7 + a red car", None),
+        ("2:", None),
+    ],
+)
+def test_the_last_word_is_a_query_of_its_own(text: str, expected: str | None) -> None:
+    assert only_last_word(text) == expected
+    if expected is not None:
+        parse(expected)
 
 
 def test_a_term_is_added_once() -> None:

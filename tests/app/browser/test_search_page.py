@@ -269,6 +269,14 @@ def test_filters_show_what_the_query_says_and_write_it(find: Find, component: Co
     assert "type:" not in param(page, "q")
 
 
+@pytest.mark.parametrize("query", ["type:gif after:0800", "type:gif after:0800 before:0900"])
+def test_years_of_three_digits_are_filters_too(use_gallery: Path, component: Component, query: str) -> None:
+    page = open_page(q=query)
+    assert "No picture fits the filters" in [heading.value for heading in page.header]
+    assert not page.error
+    assert not page.exception
+
+
 def test_counts_are_of_what_the_other_filters_leave(find: Find, component: Component) -> None:
     find()
     page = open_page(q="dog is:landscape after:2023-04 before:2023-07")
