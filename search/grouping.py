@@ -141,6 +141,10 @@ class Comparison:
         bits = (first ^ second).bit_count()
         return bits <= CLOSE_BITS or (bits <= CROPPED_BITS and cosine >= self.limits.close)
 
+    def of_close_pairs(self) -> Comparison:
+        """The same for pairs whose vectors agree closely; others are never near to it."""
+        return Comparison(Limits(self.limits.close, self.limits.close), self._fingerprints, self._read)
+
     def _hash(self, record: ImageRecord) -> int | None:
         if record.content_hash not in self._fingerprints:
             self._fingerprints[record.content_hash] = self._read(record.path)

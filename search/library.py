@@ -416,7 +416,7 @@ class Library:
         groups = find_groups(
             records,
             self._reader.vectors(ids),
-            self._comparison(records if kind != "exact" else ()),
+            self.comparison(records if kind != "exact" else ()),
             kind=kind,
             progress=progress,
         )
@@ -453,8 +453,8 @@ class Library:
         alias = ALIASES.get(identity.name) if identity is not None else None
         return alias is None or alias.can_say_no
 
-    def _comparison(self, records: Sequence[ImageRecord]) -> Comparison:
-        """What decides on pairs of these images."""
+    def comparison(self, records: Sequence[ImageRecord]) -> Comparison:
+        """What decides which of these images are near-duplicates of one another."""
         recall_fingerprints(self._reader, records, self._fingerprints)
         # Before the lock: whoever holds that of `Nulls` may want this one next.
         sample = self._nulls.sampled().vectors
@@ -578,7 +578,7 @@ class Library:
         many = min(len(ranked.ids), _FOLDED_AT_MOST)
         records = self._reader.images(ranked.ids[:many])
         groups = fold_near_duplicates(
-            records, self._reader.vectors(ranked.ids[:many]), self._comparison(records)
+            records, self._reader.vectors(ranked.ids[:many]), self.comparison(records)
         )
         leaders = [group[0] for group in groups] + list(range(many, len(ranked.ids)))
         folded = {records[group[0]].id: tuple(records[i].id for i in group[1:]) for group in groups}

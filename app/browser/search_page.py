@@ -182,7 +182,7 @@ def search(library: Library, query: str, count: int, among: NDArray[np.int64] | 
     )
     # What resembles a picture are its near copies first of all: those are for looking at, not for hiding.
     if address.order() == "relevance" and any(isinstance(term.target, Text) for term in understood.terms):
-        answer = replace(answer, hits=copies.folded(library, library_state(), answer.hits))
+        answer = replace(answer, hits=copies.folded(library, answer.hits))
     return answer
 
 
@@ -200,7 +200,7 @@ def find_copies(library: Library, image_id: int) -> Answer:
     """Return a picture and its near-duplicates, most alike first."""
     hits = library.similar(image_id, COPIES_LOOKED_AT)
     itself, *records = library.reader.images([image_id, *(hit.id for hit in hits)])
-    comparison = copies.comparison_of(library, library_state(), [itself, *records])
+    comparison = library.comparison([itself, *records])
     near = [
         hit
         for hit, record in zip(hits, records, strict=True)

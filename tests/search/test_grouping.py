@@ -57,6 +57,13 @@ def test_vectors_propose_and_hashes_confirm(bits: int, cosine: float, near: bool
     assert judge.is_near(record(1), record(2), cosine) is near
 
 
+def test_pairs_that_do_not_agree_closely_can_be_left_out() -> None:
+    judge = comparison(h1=0, h2=0).of_close_pairs()
+    assert judge.limits.agreeing == LIMITS.close
+    assert judge.is_near(record(1), record(2), 0.89) is False
+    assert judge.is_near(record(1), record(2), 0.9) is True
+
+
 def test_vectors_that_disagree_need_no_hash() -> None:
     assert comparison().is_near(record(1), record(2), 0.79) is False
 

@@ -31,22 +31,21 @@ def test_near_copies_are_folded_into_the_first(doubled: Path) -> None:
     library = current_library()
     ids = {record.path.name: record.id for record in library.reader.images(library.reader.ids())}
     hits = [Hit(Path(name), 0.5, ids[name]) for name in ("small.png", "other.png", "large.png")]
-    first, second = copies.folded(library, object(), hits)
+    first, second = copies.folded(library, hits)
     assert (first.path.name, first.folded) == ("small.png", (ids["large.png"],))
     assert (second.path.name, second.folded) == ("other.png", ())
-    assert copies.folded(library, object(), hits[:1]) == tuple(hits[:1])
-    assert copies.folded(library, object(), []) == ()
+    assert copies.folded(library, hits[:1]) == tuple(hits[:1])
+    assert copies.folded(library, []) == ()
 
 
 def test_copies_are_known_by_what_indexing_found(doubled: Path, tmp_path: Path) -> None:
     library = current_library()
     records = library.reader.images(library.reader.ids())
-    copies._fingerprints.clear()
     for record in records:
         record.path.unlink()  # a disk that is away, or slow
     hits = [Hit(record.path, 0.5, record.id) for record in records]
-    assert len(copies.folded(library, object(), hits)) == 2
-    comparison = copies.comparison_of(library, object(), records)
+    assert len(copies.folded(library, hits)) == 2
+    comparison = library.comparison(records)
     large, small = (record for record in records if record.path.name != "other.png")
     assert comparison.is_near(large, small, 0.99)
 
