@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import re
 import socket
+import threading
 import webbrowser
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +22,7 @@ from app.hosts import is_loopback
 from indexer.reading import is_address
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import AsyncIterator, Mapping
 
     from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -61,10 +63,8 @@ def serve(library_path: Path | str, *, host: str, port: int, open_browser: bool)
             "added, and files outside the library searched with, only where Imago listens on this machine alone.",
             err=True,
         )
-    if open_browser:
-        webbrowser.open(f"http://{_in_url(host)}:{port}")
     warm_up(path)
-    browser_app(path, host=host).run(
+    browser_app(path, host=host, opens=f"http://{_in_url(host)}:{port}" if open_browser else None).run(
         config={
             "server.address": host,
             "server.port": port,
@@ -82,10 +82,24 @@ def serve(library_path: Path | str, *, host: str, port: int, open_browser: bool)
     )
 
 
-def browser_app(library_path: Path | str, *, host: str) -> st.App:
-    """Return the ASGI application: pages, and below `/pictures` and `/uploads` what they show."""
+def browser_app(library_path: Path | str, *, host: str, opens: str | None = None) -> st.App:
+    """Return the ASGI application: pages, and below `/pictures` and `/uploads` what they show.
+
+    Args:
+        library_path: The library's folder or address.
+        host: The address that it will listen on.
+        opens: What to open in the person's browser once the server listens, None for nothing.
+    """
+
+    @asynccontextmanager
+    async def lifespan(_app: st.App) -> AsyncIterator[None]:
+        if opens is not None:
+            # A thread of its own: opening a browser of the terminal returns when that is closed.
+            threading.Thread(target=webbrowser.open, args=(opens,), name="browser", daemon=True).start()
+        yield
+
     middleware = [Middleware(OwnNameOnly, host=host)] if is_loopback(host) else []
-    return st.App(PAGE, routes=picture_routes(library_path), middleware=middleware)
+    return st.App(PAGE, lifespan=lifespan, routes=picture_routes(library_path), middleware=middleware)
 
 
 class OwnNameOnly:

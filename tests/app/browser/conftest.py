@@ -94,16 +94,18 @@ def use_gallery(indexed_gallery: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 class Server:
     """`imago app` as a process of its own."""
 
-    def __init__(self, library: Path, log: Path) -> None:
+    def __init__(self, library: Path, log: Path, browser: str | None = None) -> None:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
         self.address = f"http://127.0.0.1:{self.port}"
         self.log = log
-        command = [sys.executable, "-m", "app", "app", "--no-browser", "--port", str(self.port)]
+        command = [sys.executable, "-m", "app", "app", "--port", str(self.port)]
+        command.append("--no-browser" if browser is None else "--browser")
         environment = os.environ | {
             "IMAGO_LIBRARY": str(library),
             "IMAGO_QUERIES": str(log.with_name("queries.json")),
+            "BROWSER": browser or "",
         }
         with log.open("wb") as output:
             self.process = subprocess.Popen(command, stdout=output, stderr=output, env=environment)
@@ -128,12 +130,12 @@ class Server:
 
 
 @pytest.fixture(scope="session")
-def start_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[Path], Server]]:
-    """Start servers; all of them end with the tests."""
+def start_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Server]]:
+    """Start servers, with the command of a browser if they shall open one; all of them end with the tests."""
     started: list[Server] = []
 
-    def start(library: Path) -> Server:
-        started.append(Server(library, tmp_path_factory.mktemp("server") / "log"))
+    def start(library: Path, browser: str | None = None) -> Server:
+        started.append(Server(library, tmp_path_factory.mktemp("server") / "log", browser))
         return started[-1]
 
     yield start
