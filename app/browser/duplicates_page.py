@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import streamlit as st
@@ -22,7 +22,7 @@ from app.browser.wording import bytes_told
 from indexer.errors import LibraryNotFoundError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Sequence, Set
 
     from indexer import ImageRecord
     from search import Library
@@ -57,10 +57,14 @@ class Comparing:
     error: Exception | None = None
     ended: threading.Event = field(default_factory=threading.Event)
     ended_at: float = 0.0
+    has_gone: bool = False
 
     def may_be_renewed(self) -> bool:
-        """Return whether it ended a while ago: a library that is being indexed changes every few seconds."""
-        return self.ended.is_set() and time.monotonic() > self.ended_at + SECONDS_KEPT
+        """Return whether it ended a while ago: a library that is being indexed changes every few seconds.
+
+        One with pictures in it that are gone may be renewed at once.
+        """
+        return self.ended.is_set() and (self.has_gone or time.monotonic() > self.ended_at + SECONDS_KEPT)
 
 
 class Comparisons:
@@ -137,10 +141,32 @@ def show_groups_of(kind: Kind) -> None:
         complain(comparing.error)
     elif comparing.groups is None:
         watch(kind)
-    elif comparing.groups:
-        show_groups(library, kind, comparing.groups)
     else:
-        st.info("There are none.", icon=":material/check:")
+        groups = without_gone(comparing.groups, set(library.reader.ids().tolist()))
+        comparing.has_gone = groups != comparing.groups
+        if groups:
+            show_groups(library, kind, groups)
+        else:
+            st.info("There are none.", icon=":material/check:")
+
+
+def without_gone(groups: Sequence[DuplicateGroup], there: Set[int]) -> list[DuplicateGroup]:
+    """Return what is left of groups whose best copy and at least one of the others are among the ids there."""
+    left = []
+    for group in groups:
+        others = [
+            (record, cosine)
+            for record, cosine in zip(group.others, group.cosines, strict=True)
+            if record.id in there
+        ]
+        if group.best.id not in there or (group.others and not others):
+            continue
+        if len(others) < len(group.others):
+            records, cosines = zip(*others, strict=True)
+            left.append(replace(group, others=records, cosines=cosines))
+        else:
+            left.append(group)
+    return left
 
 
 @st.fragment(run_every=SECONDS_BETWEEN_LOOKS)

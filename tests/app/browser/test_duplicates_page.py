@@ -68,6 +68,36 @@ def test_near_copies_stand_together_the_best_first(doubled: Path, component: Com
     assert not page.exception
 
 
+def test_what_was_deleted_is_missed_by_nobody(
+    doubled: Path, component: Component, draw_picture: Callable[[int], Image.Image]
+) -> None:
+    folder = doubled.parent / "doubled"
+    draw_picture(1).resize((480, 360)).save(folder / "medium.png")
+    draw_picture(1).resize((512, 384)).save(folder / "bigger.png")
+
+    def bring_up_to_date() -> None:
+        index_folders(doubled, [], Encoder.load("starter"), workers=1)
+
+    bring_up_to_date()
+    page = opened_when_done()
+    (folder / "medium.png").unlink()
+    bring_up_to_date()
+    groups = component(page.run(), "results")
+    assert groups is not None
+    assert groups["names"][0] == "large.png"
+    assert set(groups["names"]) == {"large.png", "bigger.png", "small.png"}
+    assert not page.error
+    page = opened_when_done()  # compares anew
+    (folder / "large.png").unlink()
+    bring_up_to_date()
+    page.run()
+    assert page.info[0].value == "There are none."
+    assert not page.error
+    groups = component(opened_when_done(), "results")
+    assert groups is not None
+    assert groups["names"] == ["bigger.png", "small.png"]
+
+
 def test_exact_copies_are_files_of_one_picture(doubled: Path, component: Component) -> None:
     page = opened_when_done(kind="Exact copies")
     groups = component(page, "results")
