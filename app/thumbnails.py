@@ -77,7 +77,7 @@ def render(file: ReadFile, longest_side_pixels: int, image_format: str) -> bytes
     from PIL import Image
 
     try:
-        pixels = _decoded(file, _Fit(longest_side_pixels))
+        pixels = _decoded(file, Fit(longest_side_pixels))
     except (RefusedError, MemoryError):
         return None
     buffer = BytesIO()
@@ -86,7 +86,7 @@ def render(file: ReadFile, longest_side_pixels: int, image_format: str) -> bytes
     return buffer.getvalue()
 
 
-def _decoded(file: ReadFile, fit: _Fit) -> NDArray[np.uint8]:
+def _decoded(file: ReadFile, fit: Fit) -> NDArray[np.uint8]:
     try:
         return decode(file, fit, DecodeLimits(), may_be_heavy=False)[0]
     except HeavyError:
@@ -109,16 +109,18 @@ def read_unchanged(path: Path, content_hash: str) -> ReadFile | None:
 
 
 @dataclass(frozen=True)
-class _Fit:
+class Fit:
     """Makes a picture upright, RGB, and at most so long; takes the place of a model's preprocessor."""
 
     longest_side_pixels: int
 
     @property
     def minimum_side_pixels(self) -> int:
+        """Smallest shortest edge that an image may be decoded at."""
         return self.longest_side_pixels
 
     def __call__(self, image: Image.Image, full_size: tuple[int, int] | None = None) -> NDArray[np.uint8]:  # noqa: ARG002  (the shape follows)
+        """Return an image's pixels, uint8 (height, width, 3)."""
         import numpy as np
         from PIL import Image
 

@@ -21,7 +21,7 @@ from app.api.metrics import Measured, Metrics
 from app.api.routes import router
 from app.api.services import Toolbox
 from app.api.shelf import Shelf
-from app.api.uploads import UploadDecoder
+from app.upload_decoder import UploadDecoder
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -63,7 +63,7 @@ def create_api(settings: ApiSettings, load_encoder: Callable[[str], Encoder] | N
     toolbox = Toolbox(
         settings=settings,
         shelf=shelf,
-        uploads=UploadDecoder(settings),
+        uploads=UploadDecoder(settings.upload_limits),
         duplicates=DuplicateFinder(shelf),
         metrics=metrics,
         texts=TextBatcher(metrics.texts.observe),

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 from starlette.routing import compile_path
 
+from app.upload_decoder import DecodersBusyError
 from indexer.errors import ImageGoneError, LibraryError
 from model.errors import ModelError
 from search import QueryError, QueryImageError, SavedQueryError, SearchError
@@ -88,6 +89,7 @@ _TITLES = {413: "Content Too Large", 422: "Unprocessable Content"}
 
 # From the particular to the general: the first that fits counts.
 _STATUSES: tuple[tuple[type[Exception], HTTPStatus, str], ...] = (
+    (DecodersBusyError, HTTPStatus.SERVICE_UNAVAILABLE, "busy"),
     (QueryImageError, HTTPStatus.UNPROCESSABLE_ENTITY, "bad_picture"),
     (SavedQueryError, HTTPStatus.SERVICE_UNAVAILABLE, "saved_queries"),
     (SearchError, HTTPStatus.BAD_REQUEST, "bad_request"),

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from app.api.metrics import Metrics
     from app.api.settings import ApiSettings
     from app.api.shelf import Shelf
-    from app.api.uploads import UploadDecoder
+    from app.upload_decoder import UploadDecoder
 
 
 @dataclass(frozen=True)

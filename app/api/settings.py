@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from app.hosts import is_loopback
+from app.upload_decoder import UPLOAD_LIMITS
+from indexer.decode import DecodeLimits
 from model.machine import available_cores
 
 if TYPE_CHECKING:
@@ -31,9 +33,8 @@ class ApiSettings:
         port: Port to listen on; 0 takes a free one.
         token: What every request must carry as a bearer token; None on loopback means that none is asked for.
         allowed_hosts: Names besides the loopback ones that a request's Host header may carry.
-        maximum_upload_bytes: Largest request body. Larger than any phone's photograph, small enough that
-            uploads at the same time do not fill the memory.
-        maximum_upload_pixels: Largest picture that is decoded; 50 megapixels take 200 MB for a moment.
+        maximum_upload_bytes: Largest request body.
+        maximum_upload_pixels: Largest picture that is decoded.
         upload_seconds: How long a body may take to arrive.
         decode_seconds: How long one uploaded picture may take to decode; its process is killed then.
         worker_threads: Requests that are worked on at the same time; others wait their turn.
@@ -47,10 +48,10 @@ class ApiSettings:
     port: int = DEFAULT_PORT
     token: str | None = None
     allowed_hosts: tuple[str, ...] = ()
-    maximum_upload_bytes: int = 64 << 20
-    maximum_upload_pixels: int = 50_000_000
+    maximum_upload_bytes: int = UPLOAD_LIMITS.max_bytes
+    maximum_upload_pixels: int = UPLOAD_LIMITS.max_pixels
     upload_seconds: float = 60.0
-    decode_seconds: float = 20.0
+    decode_seconds: float = UPLOAD_LIMITS.time_limit_seconds
     worker_threads: int = 16
     search_threads: int = field(default_factory=available_cores)
     shutdown_seconds: int = 30
@@ -81,3 +82,8 @@ class ApiSettings:
     def is_loopback(self) -> bool:
         """Whether only this machine can reach the address."""
         return is_loopback(self.host)
+
+    @property
+    def upload_limits(self) -> DecodeLimits:
+        """What decoding one uploaded picture may cost."""
+        return DecodeLimits(self.maximum_upload_pixels, self.maximum_upload_bytes, self.decode_seconds)

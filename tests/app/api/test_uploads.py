@@ -1,23 +1,18 @@
 """Pictures that come with a request, good and bad."""
 
-import os
 import struct
 import zlib
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
 
-import psutil
 import pytest
 from PIL import Image
 from starlette.testclient import TestClient
 
-from app.api.settings import ApiSettings
-from app.api.uploads import UploadDecoder
+from app.upload_decoder import UPLOAD_LIMITS, UploadDecoder
 from indexer.pipeline import read_pixels
 from model import Encoder
-from model.machine import available_cores
-from search import QueryImageError
 
 Connect = Callable[..., TestClient]
 Draw = Callable[[int], Image.Image]
@@ -61,7 +56,7 @@ def test_a_picture_has_the_vector_that_indexing_gives_it(
     for image_format in ("PNG", "JPEG"):
         large = draw_picture(9).resize((1203, 811))
         data = as_bytes(large, image_format)
-        decoder = UploadDecoder(ApiSettings(indexed[0]))
+        decoder = UploadDecoder(UPLOAD_LIMITS)
         try:
             picture = decoder.decode(BytesIO(data), starter.preprocessor)
         finally:
@@ -133,30 +128,6 @@ def test_a_picture_of_a_good_camera_may_be_uploaded(client: TestClient) -> None:
     # Indexing decodes such pictures one at a time, for their memory; here its limits alone count.
     large = as_bytes(Image.new("L", (9000, 5000)))
     assert client.post("/v1/similar", files={"picture": ("x.png", large)}).status_code == 200
-
-
-@pytest.mark.skipif(os.name != "posix", reason="stops a process with a POSIX signal")
-def test_a_decoder_that_takes_too_long_is_ended(tmp_path: Path, starter: Encoder) -> None:
-    small = as_bytes(Image.new("L", (8, 8)))
-    before = {child.pid for child in psutil.Process().children()}
-    decoder = UploadDecoder(ApiSettings(tmp_path, decode_seconds=3.0))
-    try:
-        for _ in range(available_cores()):
-            decoder.decode(BytesIO(small), starter.preprocessor)
-        decoders = [child for child in psutil.Process().children() if child.pid not in before]
-        assert len(decoders) == available_cores()
-        for process in decoders:
-            process.suspend()
-        with pytest.raises(QueryImageError, match="longer than 3 s"):
-            decoder.decode(BytesIO(small), starter.preprocessor)
-        # The next one gets another process; the rest of the suspended ones are still in the queue before it.
-        for process in decoders[1:]:
-            process.resume()
-        for _ in range(available_cores()):
-            decoder.decode(BytesIO(small), starter.preprocessor)
-    finally:
-        decoder.close()
-    assert not any(process.is_running() for process in decoders)
 
 
 @pytest.mark.parametrize(

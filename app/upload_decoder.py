@@ -1,7 +1,9 @@
-"""Pictures that come with a request: decoded in a process of its own, because decoders crash and hang on hostile files.
+"""Uploaded pictures: decoded in a process of its own, because decoders crash and hang on hostile files.
 
 It is the indexer's own decoder with tighter limits. The pixels come back at the size that the tower takes; as a
 picture of that size they pass through preprocessing unchanged, so the vector is that of the indexed twin.
+
+Light to import, because the API's settings take their defaults from here: NumPy comes with the first upload.
 """
 
 from __future__ import annotations
@@ -14,59 +16,60 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from PIL import Image
-
-from app.api.problems import ApiError
 from indexer.decode import DecodeLimits
-from indexer.decode_pool import DecodePool
 from model.machine import available_cores
-from search import QueryImageError
+from search.errors import QueryImageError, SearchError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from app.api.settings import ApiSettings
-    from indexer.decode import Preprocessor
+    from PIL import Image
 
-from http import HTTPStatus
+    from indexer.decode import Preprocessor
+    from indexer.decode_pool import Decoded, DecodePool
+
+UPLOAD_LIMITS = DecodeLimits(max_pixels=50_000_000, max_bytes=64 << 20, time_limit_seconds=20.0)
+"""Larger than any phone's photograph, and small enough that uploads at the same time do not fill the memory: 50
+megapixels take 200 MB for a moment."""
 
 _BLOCK_BYTES = 1 << 20
 
 
-class UploadDecoder:
-    """Decodes uploads, as many at a time as there are cores; the processes start with the first upload."""
+class DecodersBusyError(SearchError):
+    """So many uploads are being decoded that another one had to wait for too long."""
 
-    def __init__(self, settings: ApiSettings) -> None:
-        self._limits = DecodeLimits(
-            max_pixels=settings.maximum_upload_pixels,
-            max_bytes=settings.maximum_upload_bytes,
-            time_limit_seconds=settings.decode_seconds,
-        )
-        self._slots: queue.SimpleQueue[_Slot] = queue.SimpleQueue()
+
+class UploadDecoder:
+    """Decodes uploads, as many at a time as there are cores. Safe to use from several threads.
+
+    The processes start when they are needed. They end when this one does, however it ends.
+    """
+
+    def __init__(self, limits: DecodeLimits) -> None:
+        # The last one used is taken first: a person who uploads one picture after another needs one process.
+        self._slots: queue.LifoQueue[_Slot] = queue.LifoQueue()
         for _ in range(available_cores()):
-            self._slots.put(_Slot(self._limits))
-        self._wait_seconds = 2 * settings.decode_seconds
+            self._slots.put(_Slot(limits))
+        self._wait_seconds = 2 * limits.time_limit_seconds
 
     def decode(self, upload: IO[bytes], preprocessor: Preprocessor) -> Image.Image:
-        """Decode an upload for a model.
+        """Decode an upload.
 
         Args:
             upload: Its bytes, from where it stands.
-            preprocessor: The model's.
+            preprocessor: Makes the picture of it: that of a model, or `app.thumbnails.Fit`.
 
         Returns:
-            The picture at the size that the model takes.
+            The picture at the size that the preprocessor gives it.
 
         Raises:
             QueryImageError: It is no image, damaged, too large, or takes too long.
-            ApiError: Too many others are being decoded.
+            DecodersBusyError: Too many others are being decoded.
         """
         try:
             slot = self._slots.get(timeout=self._wait_seconds)
         except queue.Empty:
-            raise ApiError(
-                HTTPStatus.SERVICE_UNAVAILABLE, "busy", "Too many pictures are being read; try again soon."
-            ) from None
+            raise DecodersBusyError("Too many pictures are being read; try again soon.") from None
         try:
             with _file_of(upload) as path:
                 return slot.decode(path, preprocessor)
@@ -89,6 +92,20 @@ class _Slot:
         self._tasks = itertools.count()
 
     def decode(self, path: Path, preprocessor: Preprocessor) -> Image.Image:
+        from PIL import Image
+
+        try:
+            answer = self._answer(path, preprocessor)
+        except BaseException:
+            self.close()  # a pool that could not replace its process answers nobody any more
+            raise
+        if answer.pixels is None:
+            raise QueryImageError(f"The uploaded picture cannot be searched with: {answer.reason}.")
+        return Image.fromarray(answer.pixels)
+
+    def _answer(self, path: Path, preprocessor: Preprocessor) -> Decoded:
+        from indexer.decode_pool import DecodePool
+
         if self._pool is None or self._preprocessor != preprocessor:
             self.close()
             self._pool = DecodePool(preprocessor, self._limits, workers=1)
@@ -97,11 +114,8 @@ class _Slot:
         self._pool.submit(task, str(path), may_be_heavy=True)  # within limits of its own
         while True:
             for answer in self._pool.collect(timeout_seconds=1.0):
-                if answer.task != task:
-                    continue
-                if answer.pixels is None:
-                    raise QueryImageError(f"The uploaded picture cannot be searched with: {answer.reason}.")
-                return Image.fromarray(answer.pixels)
+                if answer.task == task:
+                    return answer
 
     def close(self) -> None:
         if self._pool is not None:
