@@ -20,6 +20,7 @@ from app.browser.maps import maps, points_of
 from app.browser.shelf import current_library, library_state
 from app.browser.uploads import MAXIMUM_UPLOAD_BYTES, uploads
 from app.browser.wording import facts_of, shown
+from app.upload_decoder import DecodersBusyError
 from indexer.errors import ImageGoneError, LibraryError
 from search import SearchError
 
@@ -148,6 +149,8 @@ async def _upload(request: Request) -> Response:
             )
     try:
         name = await run_in_threadpool(uploads.add, bytes(data))
+    except DecodersBusyError as error:
+        return JSONResponse({"detail": str(error)}, 503, HEADERS)
     except SearchError as error:
         return JSONResponse({"detail": str(error)}, 400, HEADERS)
     return JSONResponse({"name": name}, headers=HEADERS)

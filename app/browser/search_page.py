@@ -168,8 +168,8 @@ def search(library: Library, query: str, count: int, among: NDArray[np.int64] | 
     if is_open_to_others():
         _refuse_paths(understood)
     names = [term.target.name for term in understood.terms if isinstance(term.target, ImageUpload)]
-    pictures = {name: uploads.get(name) for name in names}
-    gone = [name for name, data in pictures.items() if data is None]
+    pictures = {name: uploads.picture(name, library.encoder.preprocessor) for name in names}
+    gone = [name for name, picture in pictures.items() if picture is None]
     if gone:
         raise QueryError("The uploaded picture is gone: it is kept only while Imago runs. Choose it again.")
     answer = library.answer(
@@ -177,7 +177,7 @@ def search(library: Library, query: str, count: int, among: NDArray[np.int64] | 
         count,
         order=address.order(),  # type: ignore[arg-type]
         all_hits=address.shows_all() or None,
-        uploads={name: data for name, data in pictures.items() if data is not None},
+        uploads={name: picture for name, picture in pictures.items() if picture is not None},
         among=among,
     )
     # What resembles a picture are its near copies first of all: those are for looking at, not for hiding.

@@ -8,6 +8,7 @@ from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 
+import psutil
 import pytest
 from PIL import Image
 from starlette.applications import Starlette
@@ -30,6 +31,12 @@ def client(indexed_gallery: Path) -> Iterator[TestClient]:
     application = Starlette(routes=picture_routes(indexed_gallery))
     with TestClient(application) as client:
         yield client
+
+
+def as_png(picture: Image.Image) -> bytes:
+    buffer = BytesIO()
+    picture.save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 def record_of(library: Path, name: str) -> ImageRecord:
@@ -149,7 +156,6 @@ def test_an_upload_gets_a_name_and_a_thumbnail(client: TestClient, gallery: Path
     answer = client.post("/uploads", content=data, headers={"X-Imago": "1"})
     name = answer.json()["name"]
     assert hashlib.sha256(data).hexdigest().startswith(name)
-    assert uploads_module.uploads.get(name) == data
     thumbnail = client.get(f"/uploads/{name}.webp")
     assert Image.open(BytesIO(thumbnail.content)).size == (160, 120)
 
@@ -159,7 +165,8 @@ def test_an_upload_gets_a_name_and_a_thumbnail(client: TestClient, gallery: Path
     [
         (b"", "empty"),
         (b"hello, I am no picture", "no picture"),
-        (b"\x89PNG\r\n\x1a\n" + b"broken" * 20, "damaged"),
+        (b"\x89PNG\r\n\x1a\n" + b"broken" * 20, "truncated"),
+        (as_png(Image.new("L", (9000, 6000))), "54 megapixels"),
     ],
 )
 def test_an_upload_that_is_no_picture_is_refused(client: TestClient, data: bytes, expected: str) -> None:
@@ -184,16 +191,51 @@ def test_other_sites_cannot_upload(client: TestClient, gallery: Path) -> None:
     assert "access-control-allow-origin" not in asked.headers
 
 
-def test_old_uploads_go_when_memory_is_used_up(gallery: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def own_uploads() -> Iterator[uploads_module.Uploads]:
+    """Uploads of the test's own."""
+    own = uploads_module.Uploads()
+    yield own
+    own.close()
+
+
+def test_old_uploads_go_when_memory_is_used_up(
+    own_uploads: uploads_module.Uploads, gallery: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     first, second = (gallery / "3.png").read_bytes(), (gallery / "4.png").read_bytes()
-    monkeypatch.setattr(uploads_module, "MAXIMUM_KEPT_BYTES", max(len(first), len(second)))
-    kept = uploads_module.Uploads()
-    name = kept.add(first)
-    assert kept.get(name) == first
-    other = kept.add(second)
-    assert kept.get(other) == second
-    assert kept.get(name) is None
-    assert kept.thumbnail(name) is None
+    monkeypatch.setattr(uploads_module, "MAXIMUM_KEPT_BYTES", len(first) + len(second))
+    name = own_uploads.add(first)
+    assert own_uploads.thumbnail(name) is not None
+    other = own_uploads.add(second)  # the thumbnails count as well
+    assert own_uploads.thumbnail(other) is not None
+    assert own_uploads.thumbnail(name) is None
+    assert own_uploads.picture(name, thumbnails.Fit(8)) is None
+
+
+def test_an_upload_is_decoded_once_for_a_model(own_uploads: uploads_module.Uploads, gallery: Path) -> None:
+    name = own_uploads.add((gallery / "3.png").read_bytes())
+    picture = own_uploads.picture(name, thumbnails.Fit(8))
+    assert picture is not None
+    assert picture.size == (8, 6)
+    assert own_uploads.picture(name, thumbnails.Fit(8)) is picture
+    other = own_uploads.picture(name, thumbnails.Fit(4))
+    assert other is not None
+    assert other.size == (4, 3)
+
+
+def test_an_upload_that_kills_its_decoder_does_no_more_harm(
+    client: TestClient, gallery: Path, own_uploads: uploads_module.Uploads, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.browser.pictures.uploads", own_uploads)
+    data = (gallery / "3.png").read_bytes()
+    before = set(psutil.Process().children())
+    assert client.post("/uploads", content=data, headers={"X-Imago": "1"}).status_code == 200
+    (decoder,) = set(psutil.Process().children()) - before
+    decoder.kill()
+    answer = client.post("/uploads", content=data, headers={"X-Imago": "1"})
+    assert answer.status_code == 400
+    assert "the decoder crashed on the file" in answer.json()["detail"]
+    assert client.post("/uploads", content=data, headers={"X-Imago": "1"}).status_code == 200
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from streamlit.testing.v1 import AppTest
 from app.browser import search_page
 from app.browser.frame import DEFECT
 from app.browser.shelf import current_library
+from app.browser.uploads import uploads
 from indexer import forget, index_folders
 from model import Encoder
 from search import Hit, Library, QueryError
@@ -346,6 +347,14 @@ def test_others_neither_see_nor_keep_saved_queries(
     assert component(page, "results") is not None
     assert not any(button.label == "Save this query" for button in page.button)
     assert not any(each.key == "name_to_save" for each in page.text_input)
+
+
+def test_an_upload_finds_its_twin_first(use_gallery: Path, gallery: Path, component: Component) -> None:
+    name = uploads.add((gallery / "3.png").read_bytes())
+    results = component(open_page(q=f"upload:{name}"), "results")
+    assert results is not None
+    assert results["names"][0] == "3.png"
+    assert results["tips"][0].endswith("score 1.000")
 
 
 def test_an_upload_that_is_gone_is_told(use_gallery: Path) -> None:
