@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import threading
 import time
-from contextlib import suppress
-from pathlib import Path
+from collections import Counter
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, TypeVar
 
+from app.identity import catalog_identity
 from indexer.errors import LibraryError, ModelMismatchError
-from indexer.reading import is_address, open_reader
+from indexer.reading import open_reader
 from model.errors import ModelError
 from search import Library, SearchError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from app.api.metrics import Metrics
     from model import Encoder, ModelIdentity
@@ -32,7 +34,7 @@ class Shelf:
     """Hands an open library to requests on many threads.
 
     A change is noticed at the next request: new and removed images show at once, a new model is loaded, and a
-    library that was put in the place of another is opened.
+    library that was put in the place of another is opened. The old one is closed when nobody asks it any more.
     """
 
     def __init__(
@@ -55,9 +57,10 @@ class Shelf:
         self._lock = threading.Lock()
         self._version = 0
         self._looked_at = 0.0
-        self._retired: list[Library] = []
+        self._askers: Counter[Library] = Counter()
+        self._lock_of_askers = threading.Lock()  # never held for long
+        self._catalog = catalog_identity(path)
         self._library = self._open(None)
-        self._folder = self._folder_identity()
 
     @property
     def latest(self) -> Library:
@@ -67,13 +70,14 @@ class Shelf:
     @property
     def version(self) -> int:
         """Grows whenever the library has changed; looks for that."""
-        return self._current()[1]
+        with self._lock:
+            self._look_now_and_then()
+            return self._version
 
     def close(self) -> None:
         """Let go of everything; no request may be under way."""
         with self._lock:
-            for library in (*self._retired, self._library):
-                library.close()
+            self._library.close()
 
     def warm_up(self) -> None:
         """Load, compile and measure what the first queries would wait for."""
@@ -93,26 +97,47 @@ class Shelf:
         A library may change between two steps of one question, so that an id is gone which the first step gave.
         Then the question is put once more.
         """
-        library, version = self._current()
-        try:
-            return question(library)
-        except LibraryError:
-            again, new_version = self._current(look=True)
-            if new_version == version:
-                raise
-            return question(again)
+        with self._current() as (library, version):
+            try:
+                return question(library)
+            except LibraryError:
+                with self._current(look=True) as (again, new_version):
+                    if new_version == version:
+                        raise
+                    return question(again)
 
-    def _current(self, *, look: bool = False) -> tuple[Library, int]:
+    @contextmanager
+    def _current(self, *, look: bool = False) -> Iterator[tuple[Library, int]]:
+        """The library, which stays open meanwhile, and its version."""
         with self._lock:
-            now = time.monotonic()
-            if look or now - self._looked_at >= SECONDS_BETWEEN_LOOKS:
-                self._look()
-                self._looked_at = now
-            return self._library, self._version
+            self._look_now_and_then(look=look)
+            library, version = self._library, self._version
+            with self._lock_of_askers:
+                self._askers[library] += 1
+        try:
+            yield library, version
+        finally:
+            with self._lock_of_askers:
+                self._askers[library] -= 1
+            self._close_if_left(library)
+
+    def _close_if_left(self, library: Library) -> None:
+        """Close a library in whose place there is another, if nobody asks it any more."""
+        with self._lock_of_askers:
+            if library is self._library or self._askers[library]:
+                return
+            del self._askers[library]
+        library.close()
+
+    def _look_now_and_then(self, *, look: bool = False) -> None:
+        now = time.monotonic()
+        if look or now - self._looked_at >= SECONDS_BETWEEN_LOOKS:
+            self._look()
+            self._looked_at = now
 
     def _look(self) -> None:
-        folder = self._folder_identity()
-        if folder == self._folder:
+        catalog = catalog_identity(self._path)
+        if catalog == self._catalog:
             has_changed = True
             with suppress(ModelMismatchError):
                 has_changed = self._library.refresh()
@@ -121,10 +146,9 @@ class Shelf:
                 if has_changed:
                     self._changed()
                 return
-        library = self._open(self._library)
-        # Requests under way may still use the old one.
-        self._retired.append(self._library)
-        self._library, self._folder = library, folder
+        old = self._library
+        self._library, self._catalog = self._open(old), catalog
+        self._close_if_left(old)
         self._changed()
 
     def _changed(self) -> None:
@@ -154,12 +178,3 @@ class Shelf:
 
             load = Encoder.load
         return load(identity.name)
-
-    def _folder_identity(self) -> tuple[int, int] | None:
-        if is_address(self._path):
-            return None  # a collection that took another's place is noticed by its page
-        try:
-            found = Path(self._path).stat()
-        except OSError:
-            return None
-        return found.st_dev, found.st_ino

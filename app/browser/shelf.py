@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import indexer
+from app.identity import catalog_identity
 from indexer.errors import ModelMismatchError
 from indexer.reading import is_address, state_folder
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from search import Library
 
 _lock = threading.RLock()
-_open: tuple[Place, tuple[int, int], Library] | None = None
+_open: tuple[Place, tuple[int, int] | None, Library] | None = None
 _changes = 0
 
 
@@ -50,7 +51,8 @@ def current_library(path: Place | None = None) -> Library:
     global _open, _changes  # noqa: PLW0603 one per process is the point
     path = path or library_place()
     with _lock:
-        if _open is not None and _open[:2] == (path, _identity(path)):
+        identity = catalog_identity(path)
+        if _open is not None and _open[:2] == (path, identity):
             library = _open[2]
             model = library.reader.model
             # Moved to another model, the library refuses the tower that is loaded: it is opened anew.
@@ -61,7 +63,7 @@ def current_library(path: Place | None = None) -> Library:
                     return library
         # The old one is not closed: a search may be running on it. It goes when that ends.
         library = Library.open(path)
-        _open = (path, _identity(path), library)
+        _open = (path, identity, library)
         _changes += 1
         return library
 
@@ -82,14 +84,3 @@ def warm_up(path: Place) -> None:
             current_library(path).encoder.encode_texts(["warm"])
 
     threading.Thread(target=load, name="warm-up", daemon=True).start()
-
-
-def _identity(path: Place) -> tuple[int, int]:
-    """Tell one catalog from another that took its place under the same path."""
-    if is_address(path):
-        return (0, 0)  # a collection that took another's place is noticed by its page
-    try:
-        found = (Path(path) / "catalog.db").stat()
-    except OSError:
-        return (0, 0)
-    return (found.st_dev, found.st_ino)
