@@ -68,6 +68,8 @@ def create_api(settings: ApiSettings, load_encoder: Callable[[str], Encoder] | N
         metrics=metrics,
         texts=TextBatcher(metrics.texts.observe),
         searches=CapacityLimiter(settings.search_threads),
+        pictures=CapacityLimiter(settings.worker_threads),
+        checks=CapacityLimiter(1),
     )
 
     @asynccontextmanager

@@ -91,7 +91,7 @@ async def search(tools: Services, question: Annotated[Question, Query()]) -> bod
 
 
 @router.post("/v1/search", tags=["search"], responses=_problems(HTTPStatus.BAD_REQUEST, HTTPStatus.NOT_FOUND))
-def search_by_picture(
+async def search_by_picture(
     tools: Services,
     options: Annotated[Options, Query()],
     picture: Annotated[UploadFile, File(description="An image file")],
@@ -111,15 +111,19 @@ def search_by_picture(
                 error.reason, query=q, column=error.column - len(prefix), length=error.length
             ) from error
 
-    return tools.shelf.ask(ask)
+    return await run_sync(tools.shelf.ask, ask, limiter=tools.pictures)
 
 
 @router.post("/v1/similar", tags=["search"], responses=_problems(HTTPStatus.BAD_REQUEST))
-def similar_to_picture(
+async def similar_to_picture(
     tools: Services, picture: Annotated[UploadFile, File(description="An image file")], k: Count = 20
 ) -> bodies.Hits:
     """Find the images that look most like an uploaded one, however much that is."""
-    return tools.shelf.ask(lambda library: _hits(library.similar(_decoded(tools, library, picture), k=k)))
+
+    def ask(library: Library) -> bodies.Hits:
+        return _hits(library.similar(_decoded(tools, library, picture), k=k))
+
+    return await run_sync(tools.shelf.ask, ask, limiter=tools.pictures)
 
 
 @router.get("/v1/images/{image_id}", tags=["images"], responses=_problems(HTTPStatus.NOT_FOUND))
@@ -179,7 +183,7 @@ def image_original(tools: Services, image_id: ImageId, if_none_match: IfNoneMatc
 
 
 @router.get("/v1/duplicates", tags=["search"])
-def duplicates(
+async def duplicates(
     tools: Services,
     kind: Annotated[Kind, Query(description="exact, near or similar")] = "near",
     k: Count = 20,
@@ -187,9 +191,10 @@ def duplicates(
 ) -> bodies.Groups:
     """Groups of images that show one picture, the largest first. Nothing is ever deleted.
 
-    In a library of 100,000 they take about a minute to find; the answer is 503 with Retry-After until they are.
+    In a library of 100,000 they take about a minute to find; the answer is 503 with Retry-After until they are. When
+    such a library has changed, the answer is for another minute what was found before.
     """
-    return bodies.groups_body(tools.duplicates.groups(kind), offset, k)
+    return await run_sync(bodies.groups_body, await tools.duplicates.groups(kind), offset, k)
 
 
 @router.get("/v1/status", tags=["server"])
@@ -201,9 +206,9 @@ def status(tools: Services) -> bodies.StatusBody:
 
 
 @router.get("/health", tags=["server"])
-def health(tools: Services) -> bodies.Health:
+async def health(tools: Services) -> bodies.Health:
     """Say whether the server answers and its library can be read; asks for no token."""
-    tools.shelf.ask(lambda library: len(library.reader))
+    await run_sync(lambda: tools.shelf.ask(lambda library: len(library.reader)), limiter=tools.checks)
     return bodies.Health(status="ok")
 
 

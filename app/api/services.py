@@ -25,6 +25,9 @@ class Toolbox:
 
     Attributes:
         searches: How many searches may compute at the same time.
+        pictures: How many requests that bring a picture are worked on at the same time. Theirs alone, because they may
+            wait long for a decoder, and others must not wait behind them.
+        checks: The same for those who ask whether the server is well: a busy one must not look dead.
     """
 
     settings: ApiSettings
@@ -34,6 +37,8 @@ class Toolbox:
     metrics: Metrics
     texts: TextBatcher
     searches: CapacityLimiter
+    pictures: CapacityLimiter
+    checks: CapacityLimiter
 
 
 async def _toolbox(request: Request) -> Toolbox:  # async, or it would cost every request a change of threads

@@ -37,7 +37,8 @@ class ApiSettings:
         maximum_upload_pixels: Largest picture that is decoded.
         upload_seconds: How long a body may take to arrive.
         decode_seconds: How long one uploaded picture may take to decode; its process is killed then.
-        worker_threads: Requests that are worked on at the same time; others wait their turn.
+        worker_threads: Requests that are worked on at the same time, and as many besides that bring a picture; others
+            wait their turn.
         search_threads: Searches by words among them. They compute all the time, so more than there are cores only
             take the interpreter from one another.
         shutdown_seconds: How long requests under way may take to end when the server is told to stop.

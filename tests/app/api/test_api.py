@@ -6,6 +6,7 @@ import re
 import shutil
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from starlette.testclient import TestClient
 
 from indexer import LibraryReader, index_folders
 from model import Encoder
+from search import Library
+from search.grouping import DuplicateGroup, Kind
 from search.saved import SavedQueries
 
 Connect = Callable[..., TestClient]
@@ -327,6 +330,84 @@ def test_duplicates_that_take_long_are_asked_for_again(
     goes_on.set()
     monkeypatch.setattr("app.api.duplicates.PATIENCE_SECONDS", 60.0)
     assert client.get("/v1/duplicates").json() == {"total": 0, "groups": []}
+
+
+class SlowDuplicates:
+    """Lets looks for duplicates begin, and end when the test says so."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.has_begun, self.goes_on = threading.Event(), threading.Event()
+        find = Library.duplicates
+
+        def slow(
+            library: Library, kind: Kind, *, progress: Callable[[int, int], None]
+        ) -> list[DuplicateGroup]:
+            self.has_begun.set()
+            assert self.goes_on.wait(30)
+            return find(library, kind, progress=progress)
+
+        monkeypatch.setattr("search.Library.duplicates", slow)
+
+
+def test_duplicates_that_were_found_last_are_told_while_a_changed_library_is_looked_through(
+    own: tuple[Path, Path], connect: Connect, starter: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.api.shelf.SECONDS_BETWEEN_LOOKS", 0.0)
+    library, folder = own
+    with Image.open(folder / "2.png") as picture:
+        picture.resize((320, 240)).save(folder / "larger.png")
+    index_folders(library, [folder], starter)
+    client = connect(library)
+    before = client.get("/v1/duplicates").json()
+    assert before["total"] == 1
+
+    slow = SlowDuplicates(monkeypatch)
+    monkeypatch.setattr("app.api.duplicates.PATIENCE_SECONDS", 0.05)
+    (folder / "larger.png").unlink()
+    index_folders(library, [folder], starter)
+    assert client.get("/v1/duplicates").json() == before
+    monkeypatch.setattr("app.api.duplicates.SECONDS_KEPT", 0.0)
+    assert client.get("/v1/duplicates").status_code == 503
+    slow.goes_on.set()
+    monkeypatch.setattr("app.api.duplicates.PATIENCE_SECONDS", 60.0)
+    assert client.get("/v1/duplicates").json()["total"] == 0
+
+
+def test_who_waits_for_duplicates_keeps_nobody_else_waiting(
+    indexed: tuple[Path, Path], connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow = SlowDuplicates(monkeypatch)
+    monkeypatch.setattr("app.api.duplicates.PATIENCE_SECONDS", 60.0)
+    client = connect(indexed[0], worker_threads=1)
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(client.get, "/v1/duplicates")
+        assert slow.has_begun.wait(30)
+        assert client.get("/v1/status").status_code == 200
+        assert not waiting.done()
+        slow.goes_on.set()
+        assert waiting.result().json() == {"total": 0, "groups": []}
+
+
+def test_health_is_told_while_all_threads_work(
+    indexed: tuple[Path, Path], connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    has_begun, goes_on = threading.Event(), threading.Event()
+
+    def slow(reader: LibraryReader) -> object:
+        has_begun.set()
+        assert goes_on.wait(30)
+        return status(reader)
+
+    status = LibraryReader.status
+    monkeypatch.setattr("indexer.LibraryReader.status", slow)
+    client = connect(indexed[0], worker_threads=1)
+    with ThreadPoolExecutor(1) as pool:
+        working = pool.submit(client.get, "/v1/status")
+        assert has_begun.wait(30)
+        assert client.get("/health").json() == {"status": "ok"}
+        assert not working.done()
+        goes_on.set()
+        assert working.result().status_code == 200
 
 
 def test_pages_follow_one_another_and_nothing_fits_is_an_answer(client: TestClient) -> None:

@@ -1,11 +1,15 @@
 """Pictures that come with a request, good and bad."""
 
+import os
 import struct
+import time
 import zlib
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
 
+import psutil
 import pytest
 from PIL import Image
 from starlette.testclient import TestClient
@@ -128,6 +132,26 @@ def test_a_picture_of_a_good_camera_may_be_uploaded(client: TestClient) -> None:
     # Indexing decodes such pictures one at a time, for their memory; here its limits alone count.
     large = as_bytes(Image.new("L", (9000, 5000)))
     assert client.post("/v1/similar", files={"picture": ("x.png", large)}).status_code == 200
+
+
+@pytest.mark.skipif(os.name != "posix", reason="stops a process with a POSIX signal")
+def test_who_waits_for_a_decoder_keeps_nobody_else_waiting(
+    connect: Connect, indexed: tuple[Path, Path]
+) -> None:
+    client = connect(indexed[0], worker_threads=1, decode_seconds=120.0)
+    picture = {"picture": ("4.png", (indexed[1] / "4.png").read_bytes())}
+    before = set(psutil.Process().children())
+    assert client.post("/v1/similar", files=picture).status_code == 200
+    (decoder,) = set(psutil.Process().children()) - before
+    decoder.suspend()
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(client.post, "/v1/similar", files=picture)
+        while "imago_http_requests_under_way 2.0" not in client.get("/metrics").text:
+            time.sleep(0.05)  # until the upload is under way, as seen by this request
+        assert client.get("/v1/status").status_code == 200
+        assert not waiting.done()
+        decoder.resume()
+        assert waiting.result().status_code == 200
 
 
 @pytest.mark.parametrize(
