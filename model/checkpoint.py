@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import ml_dtypes
 import numpy as np
 
-from model.durable import put_in_place
 from model.errors import CheckpointError, UnsupportedCheckpointError
+from model.whole_file import put_in_place
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -22,7 +22,6 @@ from flax import nnx
 from model.checkpoint import read_json
 from model.configuration import Configuration, Pixels, grid, height_and_width
 from model.contrast import compare
-from model.durable import put_in_place
 from model.errors import ConfigurationError, ModelInputError
 from model.inputs import check_attention_mask, check_ids, check_pixels
 from model.layers import (
@@ -64,6 +63,7 @@ from model.weights import (
     fill,
     under,
 )
+from model.whole_file import put_in_place
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -99,7 +99,9 @@ def _settings(config: Path | None, data_root: Path | None, **options: Any) -> Tr
             raise click.UsageError(f"--config holds all settings; leave {named} out or change the file")
         return load_config(config, data_root=data_root)
     if data_root is not None:
-        raise click.UsageError("--data-root is for the paths in --config FILE; write whole paths after --data")
+        raise click.UsageError(
+            "--data-root is for the paths in --config FILE; write whole paths after --data"
+        )
     if "data" not in given or "base" not in given:
         raise click.UsageError("say --data SOURCE and --model BASE, or --config FILE")
     model: dict[str, Any] = {"base": given["base"]}

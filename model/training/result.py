@@ -15,12 +15,12 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from model.checkpoint import CONFIG_NAME, SAFETENSORS_NAME
-from model.durable import put_in_place
 from model.training.config import ZERO_SHOT_TEMPLATES
 from model.training.errors import TrainingError
 from model.training.evaluation import ZERO_SHOT
 from model.training.parameters import Blueprint
 from model.training.start import copy_side_files
+from model.whole_file import put_in_place
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from model.durable import put_in_place
 from model.identity import fingerprint_of_file, fingerprint_of_settings
 from model.training.errors import ResumeError
 from model.training.setup import RUN_NAME
+from model.whole_file import put_in_place
 
 if TYPE_CHECKING:
     from pathlib import Path

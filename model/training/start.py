@@ -16,11 +16,11 @@ import jax.numpy as jnp
 from flax import nnx
 
 from model.clip import CLIPConfig, CLIPModel
-from model.durable import put_in_place
 from model.errors import ConfigurationError, UnsupportedCheckpointError
 from model.families import describe
 from model.pretrained import PretrainedModel, locate_folder
 from model.tokenizer import TextTokenizer, load_tokenizer
+from model.whole_file import put_in_place
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
