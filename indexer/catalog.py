@@ -90,6 +90,23 @@ class KnownImage:
 
 
 @dataclass(frozen=True, slots=True)
+class KnownVectorFile:
+    """What the catalog noted of its vectors.faiss.
+
+    Attributes:
+        library_id: Tells this library from all others.
+        generation: Counts the files that were made; 0 before the first.
+        checksum: Of the last one; None where a former version made it, which did not note it.
+        last_sequence: The highest that was ever given to a vector.
+    """
+
+    library_id: str
+    generation: int
+    checksum: int | None
+    last_sequence: int
+
+
+@dataclass(frozen=True, slots=True)
 class StoredModel:
     """A row of `models`."""
 
@@ -134,6 +151,9 @@ class Catalog:
             connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
+        # On macOS a plain sync leaves data in the disk's own cache; elsewhere these do nothing.
+        connection.execute("PRAGMA fullfsync = ON")
+        connection.execute("PRAGMA checkpoint_fullfsync = ON")
         connection.execute("PRAGMA foreign_keys = ON")
         if version < SCHEMA_VERSION:
             migrate(connection)
@@ -185,14 +205,9 @@ class Catalog:
         )
 
     @property
-    def library_id(self) -> str:
-        """Tells this library from all others."""
-        return str(self.setting("library_id"))
-
-    @property
-    def generation(self) -> int:
-        """Counts the files vectors.faiss that were made; an older one must not be used."""
-        return int(self.setting("generation"))
+    def vector_file(self) -> KnownVectorFile:
+        """What it noted of its vectors.faiss."""
+        return read_known_vector_file(self._db)
 
     # roots
 
@@ -545,9 +560,10 @@ class Catalog:
         while chunk := cursor.fetchmany(rows):
             yield unpack_vectors(chunk, dimension)
 
-    def finish_generation(self, generation: int) -> None:
+    def finish_generation(self, generation: int, checksum: int) -> None:
         """Notes that a vectors.faiss without departed images is in its place."""
         self.set_setting("generation", generation)
+        self.set_setting("vectors_checksum", checksum)
         self._db.execute("DELETE FROM departed")
 
     # what `indexer.doctor` needs to fill a new catalog from the remains of an old one
@@ -625,6 +641,17 @@ def read_setting(connection: sqlite3.Connection, key: str) -> Any:
     """A setting's JSON value, None if it was never set."""
     row = connection.execute("SELECT value FROM settings WHERE key = ?", (key,)).fetchone()
     return None if row is None else json.loads(row[0])
+
+
+def read_known_vector_file(connection: sqlite3.Connection) -> KnownVectorFile:
+    """What a catalog noted of its vectors.faiss."""
+    last = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'vectors'").fetchone()
+    return KnownVectorFile(
+        library_id=str(read_setting(connection, "library_id")),
+        generation=int(read_setting(connection, "generation") or 0),
+        checksum=read_setting(connection, "vectors_checksum"),
+        last_sequence=0 if last is None else int(last[0]),
+    )
 
 
 def read_mounts(connection: sqlite3.Connection) -> dict[int, dict[str, KnownMount]]:

@@ -25,6 +25,7 @@ from indexer.catalog import (
     UNHELD_IMAGES,
     Catalog,
     let_sql_know_what_is_away,
+    read_known_vector_file,
     read_model,
     read_setting,
     unpack_vectors,
@@ -271,8 +272,7 @@ def _examine_vector_file(library: Path, connection: sqlite3.Connection) -> list[
     path = library / VECTORS_NAME
     try:
         info = read_info(path)
-        generation = int(read_setting(connection, "generation") or 0)
-        wrong = info.mismatch(str(read_setting(connection, "library_id")), model.id, generation)
+        wrong = info.mismatch(read_known_vector_file(connection), model.id)
         if wrong is None:
             verify(path, info)
             wrong = _compare_vectors(connection, Segment.from_file(path, info), model.id)

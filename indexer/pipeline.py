@@ -246,7 +246,7 @@ class _Run:
                     self._finish(scanned, comparison, lacking)
             with self.stopwatch.time("vector index"):
                 if is_changing and not self.is_interrupted:
-                    base = switch_model(catalog, self.active, self.model, base)
+                    base = switch_model(catalog, self.active, self.model)
                 else:
                     base = renew_vector_file(catalog, self.active, base)
                 if not self.is_interrupted:

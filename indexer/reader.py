@@ -19,7 +19,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from indexer.approximate_index import APPROXIMATE_SETTING, ApproximateIndex, wants_approximate
-from indexer.catalog import let_sql_know_what_is_away, read_copies, read_model, read_setting, unpack_vectors
+from indexer.catalog import (
+    let_sql_know_what_is_away,
+    read_copies,
+    read_known_vector_file,
+    read_model,
+    read_setting,
+    unpack_vectors,
+)
 from indexer.catalog_file import check_version, connect_for_reading, translated
 from indexer.decode import open_at_once
 from indexer.derived_file import VectorFileError
@@ -522,7 +529,6 @@ class _Snapshot:
             connection.execute("BEGIN")
             try:
                 self.model: StoredModel | None = read_model(connection, "active")
-                generation = int(read_setting(connection, "generation") or 0)
                 self._approximate_setting: bool | None = read_setting(connection, APPROXIMATE_SETTING)
                 self._departed = np.fromiter(
                     (row[0] for row in connection.execute("SELECT image_id FROM departed ORDER BY image_id")),
@@ -530,8 +536,7 @@ class _Snapshot:
                 )
                 if info is None or self.model is None:
                     break
-                library_id = read_setting(connection, "library_id")
-                if wrong := info.mismatch(library_id, self.model.id, generation):
+                if wrong := info.mismatch(read_known_vector_file(connection), self.model.id):
                     self._error = VectorFileError(wrong)
                     continue
                 self._info = info

@@ -50,16 +50,18 @@ def usable_vector_file(catalog: Catalog, model: StoredModel) -> tuple[VectorFile
         for leftover in catalog.library_path.glob(name + ".*"):  # of a run that was killed
             with suppress(OSError):
                 leftover.unlink()
-    generation = catalog.generation
+    known = catalog.vector_file
     try:
         info = read_info(path)
-        wrong = info.mismatch(catalog.library_id, model.id, generation)
+        wrong = info.mismatch(known, model.id)
+        if wrong is None and info.generation > known.generation:  # what it was made from, nobody noted
+            wrong = "it is newer than the catalog"
         if wrong is None:
             verify(path, info)
             return info, None
     except VectorFileError as error:
         wrong = str(error)
-    return None, wrong if generation else None
+    return None, wrong if known.generation else None
 
 
 def renew_vector_file(
@@ -83,15 +85,13 @@ def renew_vector_file(
         added = catalog.added_since(model.id, base.sequence)
         if not needs_rebuild(base.count, added, catalog.departed_count()):
             return base
-    info = _write(catalog, model, base, VECTORS_NAME)
+    info = _write(catalog, model, VECTORS_NAME)
     with catalog.transaction():
-        catalog.finish_generation(info.generation)
+        catalog.finish_generation(info.generation, info.checksum)
     return info
 
 
-def switch_model(
-    catalog: Catalog, old: StoredModel, new: StoredModel, base: VectorFileInfo | None
-) -> VectorFileInfo:
+def switch_model(catalog: Catalog, old: StoredModel, new: StoredModel) -> VectorFileInfo:
     """Makes the model that was being built the active one, in one transaction.
 
     The new vectors.faiss is written beside the old one before, and put in place right after: in between,
@@ -102,10 +102,10 @@ def switch_model(
         The description of the new file.
     """
     next_name = VECTORS_NAME + _NEXT_SUFFIX
-    info = _write(catalog, new, base, next_name)
+    info = _write(catalog, new, next_name)
     with catalog.transaction():
         catalog.replace_active_model(old.id, new.id)
-        catalog.finish_generation(info.generation)
+        catalog.finish_generation(info.generation, info.checksum)
     with translated(catalog.library_path):
         (catalog.library_path / next_name).replace(catalog.library_path / VECTORS_NAME)
     catalog.delete_orphaned_vectors()
@@ -176,12 +176,13 @@ def delete_stale_thumbnails(catalog: Catalog) -> None:
                 path.unlink()
 
 
-def _write(catalog: Catalog, model: StoredModel, base: VectorFileInfo | None, name: str) -> VectorFileInfo:
+def _write(catalog: Catalog, model: StoredModel, name: str) -> VectorFileInfo:
+    known = catalog.vector_file
     sequence, count = catalog.index_state(model.id)
     info = VectorFileInfo(
-        library_id=catalog.library_id,
+        library_id=known.library_id,
         model_id=model.id,
-        generation=max(catalog.generation, base.generation if base else 0) + 1,
+        generation=known.generation + 1,
         sequence=sequence,
         dimension=model.identity.dimension,
         count=count,

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from indexer.approximate_index import ApproximateIndex
+    from indexer.catalog import KnownVectorFile
 
     Ids = NDArray[np.int64]
     Codes = NDArray[np.float16]
@@ -80,14 +81,23 @@ class VectorFileInfo:
     checksum: int = 0
     version: int = FILE_VERSION
 
-    def mismatch(self, library_id: str, model_id: int, generation: int) -> str | None:
-        """Why the file does not belong to a catalog in this state; None if it does."""
-        if self.library_id != library_id:
+    def mismatch(self, known: KnownVectorFile, model_id: int) -> str | None:
+        """Why the file does not belong to a catalog with this active model; None if it does.
+
+        A file is put in place right before the catalog notes it, so one that is a single generation ahead belongs
+        to it, too. A catalog that came back from a backup gives its sequences again, to other vectors than the file
+        holds: one that is ahead further, or in sequence, does not.
+        """
+        if self.library_id != known.library_id:
             return "it belongs to another library"
         if self.model_id != model_id:
             return "it holds the vectors of another model"
-        if self.generation < generation:
+        if self.generation < known.generation:
             return "it is older than the catalog"
+        if self.generation > known.generation + 1 or self.sequence > known.last_sequence:
+            return "it is newer than the catalog"
+        if self.generation == known.generation and known.checksum not in {None, self.checksum}:
+            return "it is not the one that the catalog noted"
         return None
 
 

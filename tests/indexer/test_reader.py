@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shutil
+import sqlite3
 import threading
+from contextlib import closing
 
 import numpy as np
 import pytest
@@ -17,6 +19,8 @@ from indexer import (
     LibraryReader,
     default_library_path,
     display_path,
+    examine,
+    forget,
 )
 from indexer.catalog import Catalog
 from indexer.migrations import SCHEMA_VERSION
@@ -270,6 +274,57 @@ class TestDamagedIndex:
         with LibraryReader.open(filled) as reader:
             assert gone not in reader.ids()
             assert "older than the catalog" in reader.notices[0]
+
+    @pytest.mark.parametrize("runs", [1, 2])
+    def test_a_catalog_put_back_gets_no_vectors_of_a_newer_file(self, index, check, filled, photos, runs):
+        shutil.copy(filled / "catalog.db", photos.parent / "backup.db")
+        for number in range(runs):
+            draw(photos / f"later{number}.png", 100 + number)
+            index()
+        shutil.copy(photos.parent / "backup.db", filled / "catalog.db")
+        with LibraryReader.open(filled) as reader:
+            assert len(reader) == 10
+            assert "newer than the catalog" in reader.notices[0]
+        assert "newer than the catalog" in next(
+            finding.message for finding in examine(filled) if finding.name == "index"
+        )
+        for number in range(runs):
+            (photos / f"later{number}.png").unlink()
+            draw(
+                photos / f"other{number}.png", 200 + number
+            )  # gets the number and the sequence of what was lost
+        assert "newer than the catalog" in index().notices[0]
+        check(sorted(photos.iterdir()))
+        assert not [finding for finding in examine(filled) if finding.is_problem]
+
+    def test_a_catalog_put_back_finds_what_was_forgotten_since(self, index, check, filled, photos):
+        shutil.copy(filled / "catalog.db", photos.parent / "backup.db")
+        forget(filled, photos / "3.png")
+        shutil.copy(photos.parent / "backup.db", filled / "catalog.db")
+        index()
+        check(sorted(photos.iterdir()))
+
+    def test_a_file_of_the_same_generation_and_another_past_is_detected(self, index, check, filled, photos):
+        shutil.copytree(filled, photos.parent / "backup")
+        (photos / "3.png").unlink()
+        index()
+        newer = (filled / "vectors.faiss").read_bytes()
+        shutil.copy(photos.parent / "backup" / "catalog.db", filled / "catalog.db")
+        shutil.copy(photos.parent / "backup" / "vectors.faiss", filled / "vectors.faiss")
+        draw(photos / "3.png", 300)
+        index()
+        (filled / "vectors.faiss").write_bytes(newer)
+        with LibraryReader.open(filled) as reader:
+            assert "not the one that the catalog noted" in reader.notices[0]
+        index()
+        check(sorted(photos.iterdir()))
+
+    def test_a_file_that_a_former_version_noted_is_used(self, index, filled, photos):
+        with closing(sqlite3.connect(filled / "catalog.db")) as catalog, catalog:
+            assert catalog.execute("DELETE FROM settings WHERE key = 'vectors_checksum'").rowcount == 1
+        with LibraryReader.open(filled) as reader:
+            assert (len(reader), reader.notices) == (10, [])
+        assert index().notices == []
 
     def test_one_of_another_library_is_detected(self, index, filled, photos, encoder, tmp_path):
         from indexer import index_folders

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from indexer import vector_index
+from indexer.catalog import KnownVectorFile
 from indexer.vector_index import (
     Segment,
     VectorFileError,
@@ -188,11 +189,21 @@ class TestFile:
 
     def test_mismatch(self, written):
         _, info = written
-        assert info.mismatch("library", 3, 5) is None
-        assert info.mismatch("library", 3, 4) is None
-        assert "another library" in info.mismatch("other", 3, 5)
-        assert "another model" in info.mismatch("library", 2, 5)
-        assert "older" in info.mismatch("library", 3, 6)
+
+        def mismatch(
+            library_id="library", generation=5, checksum=info.checksum, last_sequence=99, model_id=3
+        ):
+            return info.mismatch(KnownVectorFile(library_id, generation, checksum, last_sequence), model_id)
+
+        assert mismatch() is None
+        assert mismatch(checksum=None) is None  # noted by a former version
+        assert mismatch(generation=4, checksum=1) is None  # in its place, and not noted yet
+        assert "another library" in mismatch(library_id="other")
+        assert "another model" in mismatch(model_id=2)
+        assert "older" in mismatch(generation=6)
+        assert "newer" in mismatch(generation=3)
+        assert "newer" in mismatch(generation=4, last_sequence=98)
+        assert "not the one" in mismatch(checksum=1)
 
 
 def test_the_header_made_by_hand_is_the_one_faiss_writes():
