@@ -33,6 +33,7 @@ from indexer.lock import writer_lock
 from indexer.paths import CATALOG_NAME, VECTORS_NAME, display_path, relative_to_root
 from indexer.progress import ProgressReport
 from indexer.records import IndexProgress, IndexSummary
+from indexer.scan import is_left_out
 from indexer.stopwatch import Stopwatch
 from indexer.tasks import Counts, Scope
 from indexer.upkeep import (
@@ -377,9 +378,9 @@ class _Run:
         scopes: list[Scope] = []
         distinct = list(dict.fromkeys(folders))
         for folder in distinct:
-            if any(other != folder and relative_to_root(folder, other) is not None for other in distinct):
+            if any(other != folder and _comes_to(other, folder) for other in distinct):
                 continue
-            home = next((root for root in roots if relative_to_root(folder, root.path) is not None), None)
+            home = next((root for root in roots if _comes_to(root.path, folder)), None)
             if home is not None:
                 scopes.append(Scope(home, relative_to_root(folder, home.path) or ""))
                 continue
@@ -389,7 +390,9 @@ class _Run:
             with self.catalog.transaction():
                 new = self.catalog.add_root(folder)
                 swallowed = [
-                    (root, prefix) for root in roots if (prefix := relative_to_root(root.path, folder))
+                    (root, prefix)
+                    for root in roots
+                    if (prefix := relative_to_root(root.path, folder)) and not is_left_out(folder, prefix)
                 ]
                 for inner, prefix in swallowed:
                     self.catalog.merge_root(inner, new, prefix, outer_device=device_of(folder))
@@ -431,6 +434,12 @@ class _Run:
         if self._should_stop is not None and self._should_stop():
             self.is_interrupted = True
         return self.is_interrupted
+
+
+def _comes_to(outer: str, folder: str) -> bool:
+    """Whether a scan of `outer` looks at `folder`; a hidden folder inside it is looked at by its own name only."""
+    relative = relative_to_root(folder, outer)
+    return relative is not None and not is_left_out(outer, relative)
 
 
 def _make_private_folder(library: Path) -> None:

@@ -153,6 +153,20 @@ def scan_folder(
     return result
 
 
+def is_left_out(folder: str, relative: str) -> bool:
+    """Whether a walk of `folder` never comes to a path below it (`/` between its parts; "" is the folder itself).
+
+    That is so below anything that is hidden by a dot, that a system keeps for itself, or that is a library.
+    """
+    for part in relative.split("/") if relative else ():
+        folder = os.path.join(folder, part)  # noqa: PTH118
+        if part.startswith(".") or part.lower() in SYSTEM_NAMES:
+            return True
+        if all(os.path.exists(os.path.join(folder, name)) for name in (CATALOG_NAME, LOCK_NAME)):  # noqa: PTH110, PTH118
+            return True
+    return False
+
+
 def _name(entry: os.DirEntry[str]) -> str:
     return entry.name
 

@@ -18,7 +18,7 @@ from indexer.errors import LibraryLockedError, NothingToIndexError
 from indexer.paths import display_path, relative_to_root
 from indexer.pipeline import index_folders
 from indexer.reader import LibraryReader
-from indexer.scan import SYSTEM_NAMES
+from indexer.scan import is_left_out
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -91,6 +91,9 @@ def watch_folders(
             if not due or not is_quiet:
                 continue
             chosen = _folders_to_index(due, wanted)
+            if not chosen:  # to a run, no folder would mean every one
+                due.clear()
+                continue
             try:
                 summary = index_folders(library, chosen, encoder, should_stop=should_stop, **options)
             except LibraryLockedError as error:
@@ -142,13 +145,16 @@ def _observe(
     from watchdog.observers import Observer
 
     class Handler(FileSystemEventHandler):
+        def __init__(self, folder: str) -> None:
+            self.folder = folder
+
         def on_any_event(self, event: FileSystemEvent) -> None:
             if event.event_type not in _CHANGES or (event.is_directory and event.event_type == "modified"):
                 return
             for path in (event.src_path, event.dest_path):
                 text = os.fsdecode(path)
-                if text and not _is_ignored(text, library):
-                    changes.put(os.path.dirname(text))  # noqa: PTH120
+                if text and (changed := _folder_to_look_at(text, self.folder, library)) is not None:
+                    changes.put(changed)
 
     observer = Observer()
     observer.start()  # before it has folders: only then does naming one say whether the system can watch it
@@ -156,7 +162,7 @@ def _observe(
     stack.callback(observer.stop)
     for folder in folders:
         try:
-            observer.schedule(Handler(), folder, recursive=True)
+            observer.schedule(Handler(folder), folder, recursive=True)
         except OSError as error:
             say(
                 f"The system does not tell what changes in {display_path(folder)} ({error.strerror or error});"
@@ -164,9 +170,11 @@ def _observe(
             )
 
 
-def _is_ignored(path: str, library: str) -> bool:
-    """Our own writing, and what a scan leaves out."""
+def _folder_to_look_at(path: str, watched: str, library: str) -> str | None:
+    """The folder that a change at `path` is in; None for our own writing, and for what a scan leaves out."""
     if relative_to_root(path, library) is not None:
-        return True
-    name = os.path.basename(path)  # noqa: PTH119
-    return name.startswith(".") or name.lower() in SYSTEM_NAMES
+        return None
+    relative = relative_to_root(path, watched)
+    if not relative:  # the folder itself, or one that the system spells in another way
+        return watched
+    return None if is_left_out(watched, relative) else os.path.dirname(path)  # noqa: PTH120

@@ -315,6 +315,21 @@ class TestRoots:
         index()
         check(paths[2:])
 
+    @pytest.mark.parametrize("is_hidden_first", [True, False])
+    def test_a_hidden_folder_inside_a_root_is_a_root_of_its_own(
+        self, index, check, photos, encoder, is_hidden_first
+    ):
+        paths = [draw(photos / ".private" / "a.png", 1), draw(photos / "b.png", 2)]
+        folders = [photos / ".private", photos]
+        for folder in folders if is_hidden_first else reversed(folders):
+            index(folder)
+        check(paths)
+        assert index(photos / ".private").unchanged == 1
+        summary = index(all_known=True)
+        assert (summary.unchanged, summary.removed) == (2, 0)
+        other = FakeEncoder(identity=identity(weights="c3"))
+        assert index(all_known=True, encoder=other, change_model=True).embedded == 2
+
     def test_a_root_swallows_those_inside_it(self, index, check, photos, encoder):
         paths = [draw(photos / "a.png", 1), draw(photos / "sub" / "b.png", 2)]
         index(photos / "sub")

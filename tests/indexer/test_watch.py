@@ -11,7 +11,7 @@ from indexer_fakes import draw
 from indexer import LibraryReader
 from indexer.errors import ImageGoneError
 from indexer.lock import writer_lock
-from indexer.watch import _folders_to_index, watch_folders
+from indexer.watch import _folder_to_look_at, _folders_to_index, watch_folders
 
 
 @pytest.fixture
@@ -74,6 +74,33 @@ def test_what_changes_is_indexed(watching, check, photos, library):
     runs = len(summaries)
     time.sleep(1)  # reading files and writing the library are no changes
     assert len(summaries) <= runs + 1
+
+
+def test_what_a_scan_leaves_out_is_not_indexed_when_it_changes(watching, check, photos, library):
+    for name in ("old/catalog.db", "old/writer.lock"):
+        (photos / name).parent.mkdir(exist_ok=True)
+        (photos / name).touch()
+    for number, folder in enumerate((".Trash-1000/files", "sub/@eaDir/first.png", "old/thumbnails")):
+        draw(photos / folder / "hidden.png", 10 + number)
+    draw(photos / "second.png", 2)
+    wait_for(lambda: "second.png" in (files_in(library) or ()))
+    check([photos / "first.png", photos / "second.png"])
+
+
+def test_the_folder_of_a_change(tmp_path):
+    watched, library = str(tmp_path), str(tmp_path / "library")
+
+    def folder_of(path):
+        return _folder_to_look_at(str(tmp_path / path), watched, library)
+
+    assert folder_of("a/b.png") == str(tmp_path / "a")
+    assert folder_of("library/vectors.faiss") is folder_of("library") is None
+    assert folder_of(".hidden/a/b.png") is folder_of("a/.b.png") is folder_of("#recycle/b.png") is None
+    assert folder_of("") == watched
+    assert _folder_to_look_at("/spelled/otherwise/b.png", watched, library) == watched
+    (tmp_path / ".hidden" / "a").mkdir(parents=True)
+    hidden = tmp_path / ".hidden"
+    assert _folder_to_look_at(str(hidden / "a" / "b.png"), str(hidden), library) == str(hidden / "a")
 
 
 def test_the_library_inside_the_folder_does_not_wake_it(photos, encoder):
