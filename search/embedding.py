@@ -169,7 +169,7 @@ class QueryVectors:
                 f"{error} A path with spaces needs quotes around it; to look for words that begin like a path, write "
                 '"\\./words".'
             ) from error
-        return _row(self._encoder().encode_pixels(pixels[None]))
+        return _row(self._encoder().encode_pixels(pixels[None]), str(path))
 
     def _upload_vector(
         self,
@@ -186,15 +186,18 @@ class QueryVectors:
                 length=term.length,
             )
         picture = uploads[name]
+        label = f"{UPLOAD} {name}".strip()
         if isinstance(picture, bytes | bytearray | memoryview):
-            return self._bytes_vector(bytes(picture), f"{UPLOAD} {name}".strip())
-        return _row(self._encoder().encode_images([picture]))
+            return self._bytes_vector(bytes(picture), label)
+        return _row(self._encoder().encode_images([picture]), label)
 
     def _bytes_vector(self, data: bytes, label: str) -> NDArray[np.float32]:
         pixels = query_pixels(data, self._encoder().preprocessor, name=label)
-        return _row(self._encoder().encode_pixels(pixels[None]))
+        return _row(self._encoder().encode_pixels(pixels[None]), label)
 
 
-def _row(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+def _row(vectors: NDArray[np.float32], label: str) -> NDArray[np.float32]:
     row: NDArray[np.float32] = vectors[0]
+    if not np.isfinite(row).all():
+        raise QueryImageError(f"The model makes no valid vector of {label}. Search with another picture.")
     return row

@@ -188,6 +188,36 @@ def test_weights_that_are_not_numbers_are_found_out(tmp_path: Path) -> None:
     (folder / "model.safetensors").write_bytes(weights)
     with pytest.raises(CheckpointError, match="not numbers"):
         Encoder.load(folder).encode_texts(["dog"])
+    encoder = Encoder.load(folder)
+    side = encoder.preprocessor.input_height_pixels
+    for pictures in (1, 2):
+        with pytest.raises(CheckpointError, match="not numbers"):
+            encoder.encode_pixels(np.zeros((pictures, side, side, 3), np.uint8))
+
+
+def test_a_picture_that_weights_make_no_numbers_of_spoils_no_other() -> None:
+    """A weight may be so large that only what is bright overflows."""
+    encoder = Encoder.load("starter")
+    sound = encoder._get_vision_tower()
+
+    class OverflowsWhereBright:
+        def __call__(self, pixels: np.ndarray) -> np.ndarray:
+            vectors = np.array(sound(pixels))
+            vectors[pixels.mean(axis=(1, 2, 3)) > 250] = np.nan
+            return vectors
+
+        def map(self, calls: list[tuple[np.ndarray]]) -> list[np.ndarray]:
+            return [self(pixels) for (pixels,) in calls]
+
+    encoder._vision_tower = OverflowsWhereBright()
+    side = encoder.preprocessor.input_height_pixels
+    dark, bright = (np.full((side, side, 3), value, np.uint8) for value in (60, 255))
+    vectors = encoder.encode_pixels(np.stack([dark, bright, dark]))
+    assert np.isfinite(vectors).all(axis=1).tolist() == [True, False, True]
+    np.testing.assert_allclose(vectors[0], encoder.encode_pixels(dark[None])[0], atol=1e-6)
+    assert not np.isfinite(encoder.encode_pixels(bright[None])).any()
+    with pytest.raises(CheckpointError, match="not numbers"):
+        encoder.encode_images([Image.fromarray(bright)])
 
 
 def test_files_that_contradict_each_other_are_named(tmp_path: Path) -> None:

@@ -184,6 +184,17 @@ def test_a_bomb_is_refused_before_it_is_decoded(library: Library, tmp_path: Path
         library.search(path)
 
 
+def test_a_picture_without_a_valid_vector_is_said(
+    library: Library, colours, tmp_path: Path, monkeypatch
+) -> None:
+    nothing = np.full((1, colours.dimension), np.nan, np.float32)
+    monkeypatch.setattr(colours, "encode_pixels", lambda pixels: nothing)
+    path = tmp_path / "strange.png"
+    Image.new("RGB", (20, 20), (1, 2, 3)).save(path)
+    with pytest.raises(QueryImageError, match=r"no valid vector of .*strange\.png"):
+        library.search(path)
+
+
 def test_another_model_is_refused_at_the_door(painted, colours) -> None:
     other = type(colours)("other weights")
     with pytest.raises(ModelMismatchError, match="colours"):
