@@ -192,8 +192,9 @@ class Comparison:
                 self.counts.failed.append(
                     FileFailure(Path(join_root(root.path, path)), reason or "", is_new=False)
                 )
-            else:
-                tasks.append(Task(root, path, (size_bytes, modified_ns, inode), KnownFile(*row), False))
+            else:  # of the same size, it was most often copied or touched
+                hash_only = status == "indexed" and known_size == size_bytes
+                tasks.append(Task(root, path, (size_bytes, modified_ns, inode), KnownFile(*row), hash_only))
         self.counts.unchanged += unchanged
         return tasks
 

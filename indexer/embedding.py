@@ -11,6 +11,7 @@ import threading
 import time
 from collections import deque
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -150,7 +151,7 @@ class Embedding:
         content = (bytes.fromhex(fields["hash"]), int(fields["size_bytes"]))
         known = self.ledger.find(content)
         if (known is not None and known.has_vector) or content in in_flight:
-            task.answer = answer
+            task.answer = replace(answer, pixels=None)
             task.stat = (fields["size_bytes"], fields["modified_ns"], fields["inode"])
             if content in in_flight:
                 in_flight[content].append(task)

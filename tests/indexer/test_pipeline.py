@@ -13,6 +13,7 @@ from indexer_fakes import FakeEncoder, draw, identity
 
 from indexer import LibraryReader, ModelMismatchError, NothingToIndexError, examine, index_folders
 from indexer.decode_pool import Decoded
+from indexer.ledger import Ledger
 from indexer.paths import catalog_time
 
 
@@ -134,6 +135,38 @@ def test_copies_share_one_vector(index, check, photos, encoder):
     summary = index()
     assert (summary.removed, summary.unchanged) == (1, 5)
     check(paths[1:])
+
+
+def test_copies_that_wait_to_be_written_hold_no_pixels(index, photos, monkeypatch):
+    first = draw(photos / "a.png", 1)
+    index()
+    held = []
+    add = Ledger.add
+
+    def look_and_add(ledger, task, vector):
+        held.append(task.answer.pixels)
+        add(ledger, task, vector)
+
+    monkeypatch.setattr(Ledger, "add", look_and_add)
+    new = draw(photos / "b.png", 2)
+    for number in range(3):
+        shutil.copy(first, photos / f"old{number}.png")  # whose vector is known
+        shutil.copy(new, photos / f"new{number}.png")  # whose vector is being made
+    assert index().indexed == 7
+    assert len(held) >= 7
+    assert all(pixels is None for pixels in held)
+
+
+def test_a_file_that_was_touched_is_not_decoded(index, check, photos):
+    paths = [draw(photos / name, number) for number, name in enumerate(("a.bmp", "b.bmp"))]
+    index()
+    os.utime(paths[0], (1_000_000_000, 1_000_000_000))
+    summary = index()
+    assert (summary.unchanged, summary.failed) == (2, [])
+    assert "decode" not in summary.stage_seconds
+    draw(paths[0], 7)  # as large as before
+    assert index().embedded == 1
+    check(paths)
 
 
 def test_what_is_gone_comes_back_without_a_new_embedding(index, check, photos, encoder):
