@@ -207,6 +207,39 @@ class Comparison:
                 continue
             self.vanished.add(KnownFile(*fields))
 
+    def look_again(self, scopes: list[Scope]) -> list[Scope]:
+        """Takes back what seems to have vanished from disks that went away since they were scanned.
+
+        Returns:
+            Those whose root is still there.
+        """
+        still_there = []
+        devices = {root.id: root.device for root in self.catalog.roots()}
+        for scope in scopes:
+            root = scope.root
+            if device_of(root.path) != devices[root.id]:
+                self.offline.append(Path(scope.folder))
+                self.catalog.mark_root(root.id, is_online=False)
+                away = [""]
+            else:
+                still_there.append(scope)
+                mounts = self.catalog.mounts(root.id)
+                away = [
+                    path
+                    for path, mount in mounts.items()
+                    if mount.is_online
+                    and (not scope.prefix or f"{path}/".startswith(f"{scope.prefix}/"))
+                    and device_of(join_root(root.path, path)) != str(mount.device)
+                ]
+                for path in away:
+                    self.offline.append(Path(join_root(root.path, path)))
+                    mounts[path] = KnownMount(mounts[path].device, False)
+                self.catalog.set_mounts(root.id, mounts)
+            for path in away:
+                for row in self.catalog.files_below(root.id, path):
+                    self.vanished.rows.pop(row, None)
+        return still_there
+
     def guess_moves(self) -> None:
         """Has files hashed before they are decoded that are as large and as old as one that vanished."""
         for task in self.tasks:

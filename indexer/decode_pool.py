@@ -60,8 +60,8 @@ class Decoded:
 
     Attributes:
         task: What `submit` was given.
-        status: `image` (decoded), `hash` (hashed only), `heavy` (put off), `skipped`, `failed`, `changed`,
-            `vanished`, or `died` and `hung` for a file that cost its worker.
+        status: `image` (decoded), `hash` (hashed only), `heavy` (put off), `skipped`, `failed`, `changed` or
+            `unreadable` (now; later, who knows), `vanished`, or `died` and `hung` for a file that cost its worker.
         reason: Why, for all but `image`, `hash` and `heavy`.
         fields: `hash` (hex), `format`, `size_bytes`, `modified_ns`, `inode` as far as the file was read;
             `metadata` of an image, and `seconds` by stage that it took.

@@ -70,8 +70,8 @@ def handle(
         may_be_heavy: Whether an image that takes much memory may be decoded now.
 
     Returns:
-        The answer (`status` is `image`, `hash`, `heavy`, `skipped`, `failed`, `changed` or `vanished`) and
-        the pixels of an image.
+        The answer (`status` is `image`, `hash`, `heavy`, `skipped`, `failed`, `changed`, `unreadable` or
+        `vanished`) and the pixels of an image.
     """
     answer: dict[str, Any] = {}
     stopwatch = Stopwatch()
@@ -99,12 +99,12 @@ def handle(
     except FileNotFoundError:
         return {**answer, "status": "vanished", "reason": "the file went away while it was to be read"}, None
     except PermissionError:
-        return {**answer, "status": "failed", "reason": "no permission to read the file"}, None
+        return {**answer, "status": "unreadable", "reason": "no permission to read the file"}, None
     except MemoryError:
         return {**answer, "status": "failed", "reason": "the image needs more memory than there is"}, None
     except OSError as error:
         reason = error.strerror or str(error)
-        return {**answer, "status": "failed", "reason": f"the file cannot be read: {reason}"}, None
+        return {**answer, "status": "unreadable", "reason": f"the file cannot be read: {reason}"}, None
     fields = vars(metadata)
     answer |= {"status": "image", "difference_hash": fields.pop("difference_hash")}
     answer |= {"metadata": fields, "shape": pixels.shape}

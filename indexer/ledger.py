@@ -53,7 +53,7 @@ class Ledger:
         self._uncommitted.append((task, vector))
 
     def add_unusable(self, task: Task, answer: Decoded) -> None:
-        """Takes a file that holds no image, holds one that cannot be used, or went away meanwhile."""
+        """Takes a file that holds no image, holds one that cannot be used or read now, or went away meanwhile."""
         if answer.status == "skipped":
             self.counts.skipped += 1
         elif answer.status == "vanished":
@@ -61,14 +61,16 @@ class Ledger:
             if task.known is not None:
                 self.vanished.rows[task.known.id] = task.known.status == "indexed"
             return
+        elif answer.status in {"changed", "unreadable"}:
+            is_new = task.known is None or task.known.reason != answer.reason
+            failure = FileFailure(Path(task.absolute), answer.reason or "unknown", is_new=is_new)
+            self.counts.failed.append(failure)
+            if task.known is not None and task.known.status == "indexed":
+                self.counts.done += 1  # nobody could see what it holds now, so what it held is kept
+                return
+            task.stat = (task.stat[0], -1, task.stat[2])  # no file has this time: the next run tries again
         else:
             self.counts.failed.append(FileFailure(Path(task.absolute), answer.reason or "unknown"))
-            if answer.status == "changed":
-                task.stat = (
-                    task.stat[0],
-                    -1,
-                    task.stat[2],
-                )  # no file has this time: the next run tries again
         self.counts.done += 1
         self._uncommitted.append((task, None))
 

@@ -405,8 +405,9 @@ class _Run:
     def _finish(self, scanned: list[Scope], comparison: Comparison, lacking: set[int]) -> None:
         """Takes away what has vanished, and notes the end of the run."""
         catalog = self.catalog
-        rows = comparison.vanished.rows
         with catalog.transaction():
+            scanned = comparison.look_again(scanned)
+            rows = comparison.vanished.rows
             affected = catalog.images_of(rows)
             catalog.remove_files(rows)
             catalog.settle(affected)

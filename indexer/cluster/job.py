@@ -40,7 +40,7 @@ class EmbeddedFile:
 
     Attributes:
         source: The file.
-        status: `indexed`, or `skipped`, `failed`, `changed`, `vanished`, `died`, `hung`.
+        status: `indexed`, or `skipped`, `failed`, `changed`, `unreadable`, `vanished`, `died`, `hung`.
         reason: Why not, if not.
         content_hash: Hex SHA-256 of its bytes, "" if it could not be read.
         format: As `indexer.formats.sniff` says.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import signal
@@ -12,7 +13,7 @@ import time
 from contextlib import closing
 
 import pytest
-from indexer_fakes import FakeEncoder, draw
+from indexer_fakes import FakeEncoder, InlinePool, draw
 
 from indexer import (
     DiskFullError,
@@ -20,6 +21,7 @@ from indexer import (
     LibraryLockedError,
     LibraryNotWritableError,
     LibraryReader,
+    decode_worker,
     index_folders,
 )
 from indexer.lock import writer_lock
@@ -196,9 +198,37 @@ def test_files_and_folders_that_may_not_be_read(index, check, photos, library):
     assert shown.strip() == "1 0 ['no permission to read the file'] [('closed', 'Permission denied')]"
     with LibraryReader.open(library) as reader:
         assert reader.find(hidden) is not None  # nobody could see whether it is still there
-        assert reader.find(closed_file) is None
-    index(retry_failed=True)
+        assert reader.find(closed_file) is not None
+    assert index().failed == []
     check([kept, closed_file, hidden])
+
+
+def test_a_disk_that_fails_to_read_costs_no_picture(index, check, photos, monkeypatch):
+    known, new, other = (draw(photos / f"{name}.png", seed) for seed, name in enumerate("abc"))
+    kept = new.read_bytes()
+    new.unlink()
+    index()
+    new.write_bytes(kept)
+    os.utime(known, (1_000_000_000, 1_000_000_000))
+    read = decode_worker.read_file
+
+    def fail_to_read(path, limits):
+        if path != str(other):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return read(path, limits)
+
+    with monkeypatch.context() as failing:
+        failing.setattr("indexer.embedding.DecodePool", InlinePool)
+        failing.setattr(decode_worker, "read_file", fail_to_read)
+        for is_new in (True, False):
+            failed = {failure.path: failure for failure in index().failed}
+            assert set(failed) == {known, new}
+            assert "cannot be read: Input/output error" in failed[known].reason
+            assert failed[new].is_new is is_new
+        check([known, other])
+    summary = index()
+    assert (summary.failed, summary.embedded) == ([], 1)
+    check([known, new, other])
 
 
 def test_a_root_that_may_not_be_read(photos, tmp_path):

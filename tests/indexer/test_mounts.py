@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from indexer_fakes import draw
+from indexer_fakes import FakeEncoder, draw, identity
 
 from indexer import LibraryReader, examine, forget
 
@@ -174,6 +174,56 @@ def test_the_place_used_as_a_folder_of_its_own(index, check, photos, disk, paths
     assert (summary.removed, summary.offline_roots) == (1, [])
     assert not second.exists()
     check([own, away])
+
+
+def unplugging(encoder, unplug):
+    """Has a disk go away while the first pictures are embedded, and the others are still to be read."""
+    embed = encoder.encode_pixels
+    left = [unplug]
+
+    def encode_pixels(pixels):
+        if left:
+            left.pop()()
+        return embed(pixels)
+
+    encoder.encode_pixels = encode_pixels
+    return encoder
+
+
+def test_a_disk_that_goes_away_during_a_run(index, library, photos, disk, paths):
+    for number in range(60):
+        draw(photos / "card" / f"{number}.png", 100 + number)
+    index()
+    other = unplugging(FakeEncoder(identity=identity(weights="c3")), disk.unplug)
+    summary = index(encoder=other, change_model=True)
+    assert (summary.removed, summary.offline_roots) == (0, [photos / "card"])
+    assert summary.embedded < 62
+    with LibraryReader.open(library) as reader:
+        assert reader.status().files == 62
+    assert is_offline(library, paths[1])
+    disk.plug_in_again()
+    summary = index(encoder=other, all_known=True)
+    assert (summary.removed, summary.offline_roots, summary.notices) == (0, [], [])
+    with LibraryReader.open(library) as reader:
+        assert len(reader) == 62
+
+
+def test_a_root_that_goes_away_during_a_run(index, library, photos, tmp_path):
+    first = photos / "0.png"
+    for number in range(60):
+        draw(photos / f"{number}.png", number)
+    index()
+    other = FakeEncoder(identity=identity(weights="c3"))
+    away = tmp_path / "away"
+    summary = index(encoder=unplugging(other, lambda: photos.rename(away)), change_model=True)
+    assert (summary.removed, summary.offline_roots) == (0, [photos])
+    assert summary.embedded < 60
+    assert is_offline(library, first)
+    away.rename(photos)
+    summary = index(encoder=other, all_known=True)
+    assert (summary.removed, summary.offline_roots, summary.notices) == (0, [], [])
+    with LibraryReader.open(library) as reader:
+        assert len(reader) == 60
 
 
 def test_a_disk_that_is_gone_for_good_is_forgotten(index, library, disk, paths):
