@@ -140,7 +140,7 @@ def scan_folder(
                         modified = catalog_time(file.st_mtime_ns)
                         files.append((prefix + name, file.st_size, modified, file.st_ino))
                 elif entry.is_dir(follow_symlinks=False) and entry.path not in skip:
-                    known = entry.stat(follow_symlinks=False) if os.name == "nt" else None
+                    known = entry.stat(follow_symlinks=False) if _CAN_HIDE else None
                     if not _is_hidden(known):
                         folders.append((entry.path, prefix + name, device))
             except FileNotFoundError:

@@ -7,6 +7,7 @@ import os
 
 import pytest
 
+from indexer import scan
 from indexer.scan import scan_folder
 
 
@@ -39,6 +40,15 @@ def test_hidden_and_system_things_are_left_out(tmp_path):
     ):
         touch(tmp_path / name)
     assert names(tmp_path) == ["a.jpg", "sub/b.jpg", "sub/deep/c.jpg"]
+
+
+def test_what_a_system_hides_by_a_flag_is_left_out(tmp_path, monkeypatch):
+    for name in ("a.jpg", "hidden.jpg", "Library/b.jpg", "sub/c.jpg"):
+        touch(tmp_path / name)
+    hidden = {(tmp_path / name).stat().st_ino for name in ("hidden.jpg", "Library")}
+    monkeypatch.setattr(scan, "_CAN_HIDE", True)
+    monkeypatch.setattr(scan, "_is_hidden", lambda known: known is not None and known.st_ino in hidden)
+    assert names(tmp_path) == ["a.jpg", "sub/c.jpg"]
 
 
 def test_size_time_and_inode(tmp_path):
