@@ -7,11 +7,12 @@ into a new library; the damaged one is left exactly as it is.
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import sqlite3
 import tempfile
 import time
-from contextlib import closing
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,7 +31,7 @@ from indexer.catalog import (
     read_setting,
     unpack_vectors,
 )
-from indexer.catalog_file import connect_for_reading
+from indexer.catalog_file import connect_for_reading, disk_full, is_full, translated
 from indexer.derived_file import VectorFileError
 from indexer.errors import LibraryDamagedError, LibraryNotFoundError, LibraryNotWritableError
 from indexer.lock import writer_lock
@@ -152,8 +153,10 @@ def recover(library_path: Path | str, new_library_path: Path | str) -> Recovery:
 
     Raises:
         LibraryNotFoundError: There is no catalog.
-        LibraryNotWritableError: The new folder holds something.
+        LibraryNotWritableError: The new folder holds something, or cannot be made.
+        LibraryLockedError: Another process writes the damaged library.
         LibraryDamagedError: Nothing at all can be read.
+        DiskFullError: No room for the new library.
     """
     old, new = Path(library_path).expanduser().absolute(), Path(new_library_path).expanduser().absolute()
     if not (old / CATALOG_NAME).exists():
@@ -162,8 +165,12 @@ def recover(library_path: Path | str, new_library_path: Path | str) -> Recovery:
         raise LibraryNotWritableError(
             f"{display_path(new)} is not empty. Name a folder that is not there yet."
         )
-    with tempfile.TemporaryDirectory() as scratch:
-        copy = _padded_copy(old, Path(scratch))
+    with ExitStack() as stack:
+        with translated(new):
+            new.parent.mkdir(parents=True, exist_ok=True)
+            # Where there must be room for the new library, and not in memory, as the system's own place may be.
+            scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix=".imago-", dir=new.parent))
+        copy = _padded_copy(old, Path(scratch), new)
         with closing(sqlite3.connect(copy, isolation_level=None)) as source:
             try:
                 source.execute("SELECT count(*) FROM sqlite_master").fetchone()
@@ -177,16 +184,24 @@ def recover(library_path: Path | str, new_library_path: Path | str) -> Recovery:
                 return _copy_all(source, catalog)
 
 
-def _padded_copy(library: Path, scratch: Path) -> Path:
-    """Copies a catalog, log included, and gives it the length that its header states.
+def _padded_copy(library: Path, scratch: Path, new: Path) -> Path:
+    """Copies a catalog for a new library, log included, and gives it the length that its header states.
 
     SQLite refuses a file that was cut off; with zeros for the lost pages it reads all others.
     """
     copy = scratch / CATALOG_NAME
-    shutil.copyfile(library / CATALOG_NAME, copy)
     log = library / (CATALOG_NAME + "-wal")
-    if log.exists():
-        shutil.copyfile(log, copy.with_name(log.name))
+    with ExitStack() as stack:
+        with suppress(LibraryNotWritableError):  # then nobody else writes it either
+            stack.enter_context(writer_lock(library))
+        try:
+            shutil.copyfile(library / CATALOG_NAME, copy)
+            if log.exists():
+                shutil.copyfile(log, copy.with_name(log.name))
+        except OSError as error:
+            if is_full(error):
+                raise disk_full(new) from error
+            raise
     with copy.open("r+b") as file:
         header = file.read(32)
         page_bytes = int.from_bytes(header[16:18], "big")
@@ -513,4 +528,5 @@ def _in_groups(rows: Iterator[tuple[Any, ...]]) -> Iterator[list[tuple[Any, ...]
 
 
 def _recover_command(library: Path) -> str:
-    return f"imago doctor --recover {display_path(library)}-recovered --library {display_path(library)}"
+    path = display_path(library)
+    return shlex.join(["imago", "doctor", "--recover", f"{path}-recovered", "--library", path])

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import sqlite3
+import tempfile
 from contextlib import closing
 from pathlib import Path
 
@@ -12,8 +14,15 @@ import numpy as np
 import pytest
 from indexer_fakes import draw
 
-from indexer import LibraryNotFoundError, LibraryNotWritableError, LibraryReader, index_folders
+from indexer import (
+    LibraryLockedError,
+    LibraryNotFoundError,
+    LibraryNotWritableError,
+    LibraryReader,
+    index_folders,
+)
 from indexer.doctor import examine, recover
+from indexer.lock import writer_lock
 
 
 @pytest.fixture
@@ -134,6 +143,27 @@ def test_recovery_saves_what_can_be_read(filled, photos, encoder, tmp_path, dama
         assert len(reader) == 30
         assert reader.notices == []
     assert problems(tmp_path / "new") == {}
+
+
+def test_recovery_needs_room_beside_the_new_library_only(filled, tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "no such folder"))
+    target = tmp_path / "shelf" / "new"
+    assert recover(filled, target).images == 30
+    assert list(target.parent.iterdir()) == [target]
+
+
+def test_recovery_waits_for_no_writer(filled, tmp_path):
+    with writer_lock(filled), pytest.raises(LibraryLockedError):
+        recover(filled, tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+def test_the_command_that_recovers_can_be_typed(filled, tmp_path):
+    library = filled.rename(tmp_path / "Application Support")
+    (library / "catalog.db").write_bytes(b"no catalog")
+    remedy = problems(library)["catalog"].remedy
+    expected = ["imago", "doctor", "--recover", f"{library}-recovered", "--library", str(library)]
+    assert shlex.split(remedy) == expected
 
 
 def test_recovery_of_a_sound_library_loses_nothing(filled, check, photos, tmp_path):
