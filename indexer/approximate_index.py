@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from indexer.derived_file import VectorFileError, padded, read_description, replacing, verify_bytes
-from indexer.vector_index import decoded
+from indexer.vector_index import decoded, faiss_can_open
 from model.machine import available_cores
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ MINIMUM_VECTORS = 1_000  # below, an exact search costs less than choosing cells
 # Bytes of vectors that an exact search reads within 60 ms on one core of a common machine (docs/ann.md).
 _EXACT_BYTES = 1_250_000_000
 _BLOCK_ROWS = 32_768
-_WRITE_BYTES = 1 << 20
+_BUFFER_BYTES = 1 << 20
 # Cells: about four times the square root of the number of vectors, as FAISS recommends. No more than this,
 # because comparing each vector with each centre is most of a build.
 _MOST_CELLS = 4_096
@@ -444,7 +444,7 @@ def _exact_positions(
 def _write(path: Path, index: Any, info: ApproximateInfo, ids: Ids) -> ApproximateInfo:
     faiss = _faiss()
     with replacing(path) as file:
-        faiss.write_index(index, faiss.PyCallbackIOWriter(file.write, _WRITE_BYTES))
+        faiss.write_index(index, faiss.PyCallbackIOWriter(file.write, _BUFFER_BYTES))
         faiss_bytes = file.length
         file.pad()
         file.write(np.ascontiguousarray(ids, "<i8").tobytes())
@@ -454,8 +454,13 @@ def _write(path: Path, index: Any, info: ApproximateInfo, ids: Ids) -> Approxima
 
 
 def _read_index(path: Path, info: ApproximateInfo) -> Any:
+    faiss = _faiss()
     try:
-        index = _faiss().read_index(str(path))
+        if faiss_can_open(path):
+            index = faiss.read_index(str(path))
+        else:
+            with path.open("rb") as file:
+                index = faiss.read_index(faiss.PyCallbackIOReader(file.read, _BUFFER_BYTES))
     except RuntimeError as error:
         raise VectorFileError(f"FAISS does not read it ({error})") from error
     if (index.ntotal, index.d) != (info.count, info.dimension):

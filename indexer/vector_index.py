@@ -16,6 +16,7 @@ then computed in double precision from the stored vectors, and equal scores are 
 
 from __future__ import annotations
 
+import os
 import struct
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from indexer.derived_file import VectorFileError, padded, read_description, replacing, verify_bytes
+from indexer.paths import to_catalog
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -197,7 +199,7 @@ class Segment:
 
     @classmethod
     def from_file(cls, path: Path, info: VectorFileInfo) -> Segment:
-        """Maps a file; nothing is loaded until it is touched.
+        """Maps a file; nothing is loaded until it is touched, unless FAISS cannot open it by its name.
 
         Raises:
             VectorFileError: It does not begin as FAISS would write it, or FAISS does not read it.
@@ -213,6 +215,12 @@ class Segment:
             raise VectorFileError(f"it cannot be read ({error.strerror})") from error
         if not is_whole:  # what FAISS would make of it, nobody knows
             raise VectorFileError("its beginning is damaged")
+        ids = np.memmap(path, "<i8", "r", offset=padded(info.faiss_bytes), shape=(info.count,))
+        if not faiss_can_open(path):
+            shape = (info.count, info.dimension)
+            return cls.from_codes(
+                np.asarray(ids), np.memmap(path, "<f2", "r", offset=len(header), shape=shape)
+            )
         try:
             index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
         except RuntimeError as error:
@@ -221,7 +229,6 @@ class Segment:
             raise VectorFileError(f"FAISS finds {index.ntotal} x {index.d} in it")
         raw = faiss.rev_swig_ptr(index.codes.data(), info.count * info.dimension * 2)
         codes = raw.view("<f2").reshape(info.count, info.dimension)
-        ids = np.memmap(path, "<i8", "r", offset=padded(info.faiss_bytes), shape=(info.count,))
         return cls(np.asarray(ids), index, codes)
 
     def __len__(self) -> int:
@@ -363,6 +370,13 @@ class Segment:
         scores = self._exact(query, at)
         ids = np.asarray(self.ids[at], np.int64)
         return best(scores, ids, want)
+
+
+def faiss_can_open(path: Path) -> bool:
+    """Whether FAISS can be given a path: it takes UTF-8, which Windows then reads as the encoding of its region."""
+    if os.name == "nt":
+        return str(path).isascii()
+    return isinstance(to_catalog(str(path)), str)
 
 
 def decoded(codes: Codes) -> NDArray[np.float32]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
+import sys
 import threading
 from contextlib import closing
 
@@ -21,6 +22,7 @@ from indexer import (
     display_path,
     examine,
     forget,
+    index_folders,
 )
 from indexer.catalog import Catalog
 from indexer.migrations import SCHEMA_VERSION
@@ -229,6 +231,26 @@ class TestSnapshot:
             for thread in threads:
                 thread.join()
         assert failures == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no names that are not Unicode")
+@pytest.mark.parametrize("approximate", [False, True])
+def test_a_library_whose_path_is_not_unicode(photos, encoder, tmp_path, monkeypatch, approximate):
+    for module in ("approximate_index", "pipeline"):
+        monkeypatch.setattr(f"indexer.{module}.MINIMUM_VECTORS", 10)
+    for number in range(30):
+        draw(photos / f"{number}.png", number)
+    place = tmp_path / "l\udcff"
+    for _ in range(2):
+        assert index_folders(place, [photos], encoder, workers=1, approximate=approximate).notices == []
+    with LibraryReader.open(place) as reader:
+        assert reader.is_approximate is approximate
+        assert reader.notices == []
+        ids = reader.ids()
+        found = reader.nearest(reader.vectors(ids), 1, exact=True)[1]
+        assert found[:, 0].tolist() == ids.tolist()
+        assert reader.nearest(reader.vectors(ids), 1)[1].shape == (30, 1)
+    assert not [finding for finding in examine(place) if finding.is_problem]
 
 
 class TestDamagedIndex:
