@@ -32,6 +32,7 @@ _SINGLE_WEIGHTS = (
 )
 _INDEX = "model.safetensors.index.json"
 _CONFIGURATIONS = ("config.json", "open_clip_config.json")
+_IMAGE_SETTINGS = ("preprocessor_config.json", "processor_config.json")
 # Everything else of a checkpoint that is read here: settings and vocabularies. Never a pickle, never code.
 _SIDE_FILES = re.compile(r"[\w.-]+\.json|merges\.txt|vocab\.txt|[\w.-]+\.model")
 
@@ -267,17 +268,31 @@ def choose_files(names: Iterable[str]) -> list[str]:
 
 
 def has_whole_checkpoint(folder: Path) -> bool:
-    """Tells whether a folder holds a configuration and weights, with every shard that its index names."""
+    """Tells whether a folder holds all that a checkpoint needs, with every shard that its index names.
+
+    Beside configuration and weights, that is how pictures are prepared and a tokenizer. OpenCLIP does without files of
+    them.
+    """
     if not any((folder / name).is_file() for name in _CONFIGURATIONS):
         return False
     index = folder / _INDEX
+    weights = [name for name in _SINGLE_WEIGHTS if (folder / name).is_file()]
+    is_open_clip = not (folder / "config.json").is_file() or not (
+        index.is_file() or any(not name.startswith("open_clip") for name in weights)
+    )
+    if not is_open_clip:
+        from model.tokenizer import VOCABULARY_FILES
+
+        needed = (_IMAGE_SETTINGS, ("tokenizer.json", *VOCABULARY_FILES))
+        if not all(any((folder / name).is_file() for name in names) for names in needed):
+            return False
     if index.is_file():
         try:
             shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
         except (OSError, ValueError, LookupError, AttributeError):
             return False
         return bool(shards) and all((folder / shard).is_file() for shard in shards)
-    return any((folder / name).is_file() for name in _SINGLE_WEIGHTS)
+    return bool(weights)
 
 
 def _find_on_hub(

@@ -40,7 +40,7 @@ _FEW_TEXTS = 8
 
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
-_VOCABULARY_FILES = ("vocab.json", "vocab.txt", "spiece.model", "tokenizer.model", "sentencepiece.bpe.model")
+VOCABULARY_FILES = ("vocab.json", "vocab.txt", "spiece.model", "tokenizer.model", "sentencepiece.bpe.model")
 
 
 class TextCleaning(StrEnum):
@@ -238,7 +238,7 @@ def load_tokenizer(folder: Path) -> Tokenizer:
             raise CheckpointError(
                 f"{path} cannot be read as a tokenizer ({error}). It may be a half-finished download: fetch it again."
             ) from error
-    if not any((folder / name).is_file() for name in _VOCABULARY_FILES):
+    if not any((folder / name).is_file() for name in VOCABULARY_FILES):
         raise CheckpointError(
             f"{folder} has no tokenizer.json, so texts cannot be encoded. Take the file from where the checkpoint "
             "came from."

@@ -77,9 +77,7 @@ def test_a_file_is_no_checkpoint(tmp_path: Path) -> None:
 
 
 def test_a_model_in_the_cache_needs_no_network(own_hub_cache: Path) -> None:
-    folder = put_into_cache(
-        own_hub_cache, "openai/clip-vit-base-patch32", "config.json", "flax_model.msgpack"
-    )
+    folder = put_into_cache(own_hub_cache, "openai/clip-vit-base-patch32", "flax_model.msgpack", *SMALL)
     by_id, by_alias = find_model("openai/clip-vit-base-patch32"), find_model("clip")
     assert by_id.folder == by_alias.folder == folder
     assert by_id.revision == by_alias.revision == COMMIT
@@ -95,6 +93,10 @@ def test_a_model_in_the_cache_needs_no_network(own_hub_cache: Path) -> None:
         ["model.safetensors"],
         ["config.json", "model.safetensors.index.json"],
         ["config.json", "pytorch_model.bin"],
+        ["config.json", "model.safetensors"],
+        ["config.json", "model.safetensors", "preprocessor_config.json"],
+        ["config.json", "model.safetensors", "tokenizer.json"],
+        ["config.json", "open_clip_config.json", "model.safetensors"],
     ],
 )
 def test_a_half_fetched_model_does_not_count(own_hub_cache: Path, names: list[str]) -> None:
@@ -103,8 +105,22 @@ def test_a_half_fetched_model_does_not_count(own_hub_cache: Path, names: list[st
         find_model("some/model")
 
 
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["config.json", "model.safetensors", "preprocessor_config.json", "vocab.txt"],
+        ["config.json", "flax_model.msgpack", "processor_config.json", "tokenizer.json"],
+        ["open_clip_config.json", "open_clip_model.safetensors"],
+        ["config.json", "open_clip_config.json", "open_clip_model.safetensors"],
+    ],
+)
+def test_what_a_whole_checkpoint_needs(own_hub_cache: Path, names: list[str]) -> None:
+    put_into_cache(own_hub_cache, "some/model", *names)
+    assert is_on_disk("some/model")
+
+
 def test_every_shard_must_be_there(own_hub_cache: Path) -> None:
-    folder = put_into_cache(own_hub_cache, "some/model", "config.json", "model-00001-of-00002.safetensors")
+    folder = put_into_cache(own_hub_cache, "some/model", "model-00001-of-00002.safetensors", *SMALL)
     weight_map = {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
     assert not is_on_disk("some/model")
@@ -164,7 +180,7 @@ def test_the_default_is_the_starter_where_there_is_no_network() -> None:
 
 
 def test_the_default_is_the_best_one_where_it_is_on_disk(own_hub_cache: Path) -> None:
-    put_into_cache(own_hub_cache, ALIASES["siglip2"].hub_id or "", "config.json", "model.safetensors")
+    put_into_cache(own_hub_cache, ALIASES["siglip2"].hub_id or "", "model.safetensors", *SMALL)
     lines: list[str] = []
     assert resolve_default(lines.append) == "siglip2"
     assert lines == ["Model: siglip2 (google/siglip2-base-patch32-256), the default."]
@@ -183,6 +199,7 @@ def test_aliases_say_what_one_chooses_by() -> None:
 FILES = {
     "config.json": b'{"model_type": "clip"}',
     "model.safetensors": b"weights",
+    "preprocessor_config.json": b"{}",
     "pytorch_model.bin": b"a pickle",
     "tokenizer.json": b"{}",
 }
@@ -280,12 +297,15 @@ def fetch(name: str, endpoint: str, cache: Path) -> str:
 
 def test_a_model_is_fetched_once(hub: tuple[str, list[str]], tmp_path: Path) -> None:
     endpoint, requested = hub
-    expected = f"{COMMIT} config.json model.safetensors tokenizer.json"
+    expected = f"{COMMIT} config.json model.safetensors preprocessor_config.json tokenizer.json"
     assert fetch("some/model", endpoint, tmp_path / "cache") == f"fetching\n{expected}"
     assert not [request for request in requested if request.endswith(".bin")]
     requested.clear()
     assert fetch("some/model", endpoint, tmp_path / "cache") == expected
     assert requested == []
+    folder = tmp_path / "cache" / "models--some--model" / "snapshots" / COMMIT
+    (folder / "preprocessor_config.json").unlink()  # as a fetch leaves it that was cut short
+    assert fetch("some/model", endpoint, tmp_path / "cache") == f"fetching\n{expected}"
 
 
 def test_a_model_that_the_hub_does_not_have_is_named(hub: tuple[str, list[str]], tmp_path: Path) -> None:
