@@ -22,7 +22,7 @@ from indexer.catalog_file import APPLICATION_ID, check_version, connect, refuse_
 from indexer.errors import LibraryDamagedError
 from indexer.fingerprint import to_signed
 from indexer.migrations import SCHEMA_VERSION, migrate
-from indexer.paths import CATALOG_NAME, from_catalog, to_catalog
+from indexer.paths import CATALOG_NAME, catalog_inode, from_catalog, to_catalog
 from model.identity import ModelIdentity
 
 if TYPE_CHECKING:
@@ -380,6 +380,7 @@ class Catalog:
             reason: Why not, if not.
             read_ns: When it was read, nanoseconds since 1970.
         """
+        size_bytes, modified_ns, inode = stat
         self._db.execute(
             "INSERT INTO files (root_id, path, size_bytes, modified_ns, inode, read_ns, status, image_id,"
             " reason,"
@@ -388,7 +389,18 @@ class Catalog:
             " modified_ns = excluded.modified_ns, inode = excluded.inode, read_ns = excluded.read_ns,"
             " status = excluded.status, image_id = excluded.image_id, reason = excluded.reason,"
             " checked_at = excluded.checked_at",
-            (root_id, to_catalog(path), *_sqlite_integers(stat), read_ns, status, image_id, reason, now()),
+            (
+                root_id,
+                to_catalog(path),
+                size_bytes,
+                modified_ns,
+                catalog_inode(inode),
+                read_ns,
+                status,
+                image_id,
+                reason,
+                now(),
+            ),
         )
 
     def remove_files(self, file_ids: Iterable[int]) -> None:
@@ -712,9 +724,3 @@ def read_model(connection: sqlite3.Connection, role: str) -> StoredModel | None:
 def now() -> str:
     """This moment as the catalog keeps it: ISO 8601 in UTC."""
     return datetime.now(UTC).isoformat(timespec="milliseconds")
-
-
-def _sqlite_integers(stat: tuple[int, int, int]) -> tuple[int, int, int]:
-    """Inodes of some file systems use all 64 bits; SQLite's integers have a sign."""
-    size, modified, inode = stat
-    return size, modified, inode - (1 << 64) if inode >= 1 << 63 else inode

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from indexer.catalog import KnownFile, KnownMount
-from indexer.paths import THUMBNAILS_NAME, join_root
+from indexer.paths import THUMBNAILS_NAME, catalog_inode, join_root
 from indexer.records import FileFailure
 from indexer.scan import scan_folder
 from indexer.tasks import Task, Vanished
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from indexer.tasks import Counts, Scope
 
 _RACY_NS = 2_000_000_000  # the coarsest clock of a file system (FAT): two seconds
-_INODE_WRAP = 1 << 64  # SQLite's integers have a sign, inodes have none
 
 
 class Comparison:
@@ -180,8 +179,9 @@ class Comparison:
                 tasks.append(Task(root, path, (size_bytes, modified_ns, inode), KnownFile(*row), False))
             elif is_same and status == "indexed":
                 # Another inode, or a file written so shortly before it was read that a later change may
-                # carry the same time: the content decides, and usually it is the same.
-                is_sure = known_inode == inode or known_inode == inode - _INODE_WRAP
+                # carry the same time: the content decides, and usually it is the same. 0 is an unknown one.
+                is_sure = known_inode == inode or not inode or not known_inode
+                is_sure = is_sure or known_inode == catalog_inode(inode)
                 if is_sure and not -_RACY_NS < read_ns - known_modified < _RACY_NS:
                     unchanged += 1
                 else:

@@ -55,6 +55,12 @@ def catalog_time(modified_ns: int) -> int:
     return max(-_LATEST_NS, min(modified_ns, _LATEST_NS))
 
 
+def catalog_inode(inode: int) -> int:
+    """A file's number on its disk as near as SQLite's 64 bits, which have a sign, can come to it."""
+    inode &= (1 << 64) - 1  # some file systems of Windows have 128 bits of it
+    return inode - (1 << 64) if inode >= 1 << 63 else inode
+
+
 def display_path(path: Path | str) -> str:
     """A path that may be printed anywhere: no undecodable bytes, no line breaks, no escape sequences."""
     text = os.fsencode(path).decode(errors="backslashreplace") if os.name != "nt" else str(path)

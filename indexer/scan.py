@@ -12,6 +12,7 @@ import os
 import stat
 import sys
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from indexer.paths import CATALOG_NAME, LOCK_NAME, catalog_time
@@ -38,12 +39,13 @@ _HIDDEN_ON_WINDOWS = stat.FILE_ATTRIBUTE_HIDDEN | stat.FILE_ATTRIBUTE_SYSTEM
 _HIDDEN_ON_MACOS = stat.UF_HIDDEN
 # What a link says that leads nowhere; after anything else, what lies behind it may well be there.
 _NOWHERE = frozenset((errno.ENOENT, errno.ENOTDIR, errno.ELOOP))
+_RENUMBERING = ("vfat ", "msdos ", "exfat ", "fuse ", "fuse.", "fuseblk ")
 _CAN_HIDE = sys.platform in {"win32", "darwin"}  # elsewhere a dot is all there is
 
 
 # A regular file below the scanned folder: its path there with `/` between the parts, its size in bytes, the
-# time of its last change in nanoseconds since 1970, and its number on the disk (0 where there is none). A
-# plain tuple, because a hundred thousand of anything else takes a second.
+# time of its last change in nanoseconds since 1970, and its number on the disk (0 where there is none that
+# lasts). A plain tuple, because a hundred thousand of anything else takes a second.
 FoundFile = tuple[str, int, int, int]
 
 
@@ -85,6 +87,7 @@ def scan_folder(
     """
     result = Scan()
     files = result.files
+    renumbering = _renumbering_disks()
     visited: set[tuple[int, int]] = set()
     # Absolute path, path below the scanned folder, device of the folder that holds it.
     linked: list[tuple[str, str, int]] = []
@@ -104,7 +107,8 @@ def scan_folder(
             if stat.S_ISDIR(target.st_mode):
                 waiting.append((path, relative, parent_device))
             elif stat.S_ISREG(target.st_mode):
-                files.append((relative, target.st_size, catalog_time(target.st_mtime_ns), target.st_ino))
+                number = 0 if target.st_dev in renumbering else target.st_ino
+                files.append((relative, target.st_size, catalog_time(target.st_mtime_ns), number))
             continue
         path, relative, holder = waiting.pop()
         try:
@@ -126,6 +130,7 @@ def scan_folder(
         if relative and _is_library(listing):
             continue
         prefix = f"{relative}/" if relative else ""
+        has_lasting_numbers = device not in renumbering
         folders = []
         for entry in listing:
             name = entry.name
@@ -138,7 +143,8 @@ def scan_folder(
                     file = entry.stat(follow_symlinks=False)
                     if not (_CAN_HIDE and _is_hidden(file)):
                         modified = catalog_time(file.st_mtime_ns)
-                        files.append((prefix + name, file.st_size, modified, file.st_ino))
+                        number = file.st_ino if has_lasting_numbers else 0
+                        files.append((prefix + name, file.st_size, modified, number))
                 elif entry.is_dir(follow_symlinks=False) and entry.path not in skip:
                     known = entry.stat(follow_symlinks=False) if _CAN_HIDE else None
                     if not _is_hidden(known):
@@ -165,6 +171,25 @@ def is_left_out(folder: str, relative: str) -> bool:
         if all(os.path.exists(os.path.join(folder, name)) for name in (CATALOG_NAME, LOCK_NAME)):  # noqa: PTH110, PTH118
             return True
     return False
+
+
+def _renumbering_disks() -> frozenset[int]:
+    """The disks whose files get other numbers each time they are mounted, as far as the system tells."""
+    try:
+        return renumbering_disks(Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="replace"))
+    except OSError:
+        return frozenset()
+
+
+def renumbering_disks(mountinfo: str) -> frozenset[int]:
+    """Those among what Linux says of its mounts: file systems that keep no numbers, or may not."""
+    found = set()
+    for line in mountinfo.splitlines():
+        mount, _, kind = line.partition(" - ")
+        if kind.startswith(_RENUMBERING):
+            major, minor = mount.split()[2].split(":")
+            found.add(os.makedev(int(major), int(minor)))
+    return frozenset(found)
 
 
 def _name(entry: os.DirEntry[str]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import shutil
+import time
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +13,11 @@ import pytest
 from indexer_fakes import FakeEncoder, draw, identity
 
 from indexer import LibraryReader, ModelMismatchError, NothingToIndexError, examine, index_folders
+from indexer.catalog import Catalog
 from indexer.decode_pool import Decoded
 from indexer.ledger import Ledger
 from indexer.paths import catalog_time
+from indexer.scan import scan_folder
 
 
 def test_first_run_indexes_everything(index, check, photos, encoder):
@@ -46,6 +49,35 @@ def test_old_unchanged_files_are_not_even_opened(index, photos):
     with path.open("r+b") as file:  # same inode, same size, same time: nothing tells that it changed
         file.write(bytes(len(data)))
     os.utime(path, (1_000_000_000, 1_000_000_000))
+    assert index().unchanged == 1
+
+
+@pytest.mark.parametrize("scanned", [0, 7, 7 + (1 << 64), (1 << 64) - 5, (3 << 64) - 5])
+def test_numbers_of_files_that_no_catalog_can_hold(index, photos, library, monkeypatch, scanned):
+    """Windows tells 0 while it lists a folder, and up to 128 bits of an opened file."""
+    path = draw(photos / "a.png", 1)
+    os.utime(path, (1_000_000_000, 1_000_000_000))
+    index()
+    stat = path.stat()
+    with Catalog.open(library) as catalog, catalog.transaction():
+        (root,) = catalog.roots()
+        catalog.put_file(
+            root.id,
+            "a.png",
+            (stat.st_size, stat.st_mtime_ns, scanned or 7),
+            "indexed",
+            image_id=1,
+            read_ns=time.time_ns(),
+        )
+    path.write_bytes(bytes(stat.st_size))  # seen only if it is opened
+    os.utime(path, (1_000_000_000, 1_000_000_000))
+
+    def scan(*arguments, **options):
+        found = scan_folder(*arguments, **options)
+        found.files = [(*file[:3], scanned) for file in found.files]
+        return found
+
+    monkeypatch.setattr("indexer.comparison.scan_folder", scan)
     assert index().unchanged == 1
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
 
 import pytest
 
@@ -56,6 +57,28 @@ def test_size_time_and_inode(tmp_path):
     os.utime(path, ns=(1, 1_234_567_890_123_456_789))
     (file,) = scan_folder(str(tmp_path)).files
     assert file == ("a.jpg", 4, 1_234_567_890_123_456_789, path.stat().st_ino)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells")
+def test_disks_that_number_their_files_anew():
+    mountinfo = (
+        "22 27 0:21 / /proc rw,relatime - proc proc rw\n"
+        "36 35 8:17 / /media/a\\040card rw,noatime shared:1 master:2 - exfat /dev/sdb1 rw,errors=continue\n"
+        "37 35 8:33 / /media/stick rw - vfat /dev/sdc1 rw\n"
+        "38 35 0:52 / /mnt/far rw - fuse.sshfs me@far: rw\n"
+        "39 35 0:30 / /sys/fs/fuse/connections rw - fusectl fusectl rw\n"
+        "40 35 259:2 / / rw - ext4 /dev/nvme0n1p2 rw\n"
+    )
+    expected = {os.makedev(8, 17), os.makedev(8, 33), os.makedev(0, 52)}
+    assert scan.renumbering_disks(mountinfo) == expected
+    assert isinstance(scan._renumbering_disks(), frozenset)
+
+
+def test_a_number_that_does_not_last_is_none(tmp_path, monkeypatch):
+    touch(tmp_path / "a.jpg")
+    (tmp_path / "b.jpg").symlink_to(tmp_path / "a.jpg")
+    monkeypatch.setattr(scan, "_renumbering_disks", lambda: frozenset({tmp_path.stat().st_dev}))
+    assert [file[3] for file in scan_folder(str(tmp_path)).files] == [0, 0]
 
 
 def test_other_libraries_are_left_out(tmp_path):
