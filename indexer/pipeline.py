@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -376,13 +376,17 @@ class _Run:
                 raise NothingToIndexError("The library has no folders yet. Name one: `imago index FOLDER`.")
             return [Scope(root, "") for root in roots]
         scopes: list[Scope] = []
-        distinct = list(dict.fromkeys(folders))
+        distinct: list[str] = []
+        for folder in folders:
+            if not any(_below(folder, other) == "" for other in distinct):
+                distinct.append(folder)
         for folder in distinct:
             if any(other != folder and _comes_to(other, folder) for other in distinct):
                 continue
-            home = next((root for root in roots if _comes_to(root.path, folder)), None)
+            alike = sorted(roots, key=lambda root: relative_to_root(folder, root.path) is None)
+            home = next((root for root in alike if _comes_to(root.path, folder)), None)
             if home is not None:
-                scopes.append(Scope(home, relative_to_root(folder, home.path) or ""))
+                scopes.append(Scope(home, _below(folder, home.path) or ""))
                 continue
             if not os.path.isdir(folder):  # noqa: PTH112
                 self.notices.append(f"There is no folder {display_path(folder)}; it was left out.")
@@ -392,7 +396,7 @@ class _Run:
                 swallowed = [
                     (root, prefix)
                     for root in roots
-                    if (prefix := relative_to_root(root.path, folder)) and not is_left_out(folder, prefix)
+                    if (prefix := _below(root.path, folder)) and not is_left_out(folder, prefix)
                 ]
                 for inner, prefix in swallowed:
                     self.catalog.merge_root(inner, new, prefix, outer_device=device_of(folder))
@@ -439,8 +443,29 @@ class _Run:
 
 def _comes_to(outer: str, folder: str) -> bool:
     """Whether a scan of `outer` looks at `folder`; a hidden folder inside it is looked at by its own name only."""
-    relative = relative_to_root(folder, outer)
+    relative = _below(folder, outer)
     return relative is not None and not is_left_out(outer, relative)
+
+
+def _below(folder: str, outer: str) -> str | None:
+    """`relative_to_root`, also where the system knows `outer` by several names: in another case, or mounted twice."""
+    relative = relative_to_root(folder, outer)
+    if relative is not None:
+        return relative
+    names: list[str] = []
+    while not _is_same(folder, outer):
+        folder, name = os.path.split(folder)
+        if not name:
+            return None
+        names.append(name)
+    return "/".join(reversed(names))
+
+
+def _is_same(folder: str, other: str) -> bool:
+    with suppress(OSError):
+        one, two = os.stat(folder), os.stat(other)  # noqa: PTH116
+        return one.st_ino != 0 and (one.st_dev, one.st_ino) == (two.st_dev, two.st_ino)
+    return False
 
 
 def _make_private_folder(library: Path) -> None:

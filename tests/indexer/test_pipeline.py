@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import shutil
+import subprocess
 import time
 from pathlib import Path
 
@@ -394,6 +395,28 @@ class TestRoots:
         assert (summary.unchanged, summary.removed) == (2, 0)
         other = FakeEncoder(identity=identity(weights="c3"))
         assert index(all_known=True, encoder=other, change_model=True).embedded == 2
+
+    @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="needs to mount")
+    def test_a_folder_under_two_names_is_one(self, index, check, photos, tmp_path):
+        """Systems that ignore case give every folder several names, here it is mounted a second time."""
+        draw(photos / "a.png", 1)
+        draw(photos / "sub" / "b.png", 2)
+        second = tmp_path / "Photos"
+        second.mkdir()
+        mount = ["mount", "--bind", str(photos), str(second)]
+        if subprocess.run(mount, check=False, capture_output=True).returncode:
+            pytest.skip("may not mount here")
+        try:
+            assert index(photos / "sub").indexed == 1
+            summary = index(second, photos)
+            assert (summary.indexed, summary.unchanged) == (1, 1)
+            draw(photos / "sub" / "c.png", 3)
+            assert index(photos / "sub").indexed == 1
+            check([second / "a.png", second / "sub" / "b.png", second / "sub" / "c.png"])
+            with LibraryReader.open(summary.library_path) as reader:
+                assert [root.path for root in reader.roots()] == [second]
+        finally:
+            subprocess.run(["umount", str(second)], check=True)
 
     def test_a_root_swallows_those_inside_it(self, index, check, photos, encoder):
         paths = [draw(photos / "a.png", 1), draw(photos / "sub" / "b.png", 2)]
