@@ -16,6 +16,7 @@ the first, cannot arise. Nothing is ever deleted here.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Literal
 
@@ -26,7 +27,7 @@ from indexer.fingerprint import difference_hash
 from search.ordering import moment_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -82,6 +83,29 @@ class DuplicateGroup:
     others: tuple[ImageRecord, ...]
     cosines: tuple[float, ...]
     paths: Mapping[int, tuple[Path, ...]] = field(default_factory=dict)
+
+
+def distinct_files(paths: Iterable[Path]) -> tuple[Path, ...]:
+    """Paths without those that lead to a file already named, which are links, other spellings, or second mounts of it.
+
+    Args:
+        paths: At least one. Of those that lead to one file, the first that leads there without a link stands for it.
+    """
+    found: dict[object, Path] = {}
+    for path in paths:
+        try:
+            file = path.stat()
+        except (OSError, ValueError):  # on a disk that is away
+            found[path] = path
+            continue
+        key = (file.st_dev, file.st_ino) if file.st_ino else path
+        if key not in found or (_is_linked(found[key]) and not _is_linked(path)):
+            found[key] = path
+    return tuple(found.values())
+
+
+def _is_linked(path: Path) -> bool:
+    return os.path.realpath(path) != str(path)
 
 
 def limits_of(sample: NDArray[np.float32], images: int | None = None) -> Limits:

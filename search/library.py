@@ -29,6 +29,7 @@ from search.embedding import QueryVectors
 from search.errors import QueryError
 from search.grouping import (
     Comparison,
+    distinct_files,
     find_groups,
     fold_near_duplicates,
     limits_of,
@@ -423,7 +424,10 @@ class Library:
         return self._with_paths(groups)
 
     def _with_paths(self, groups: list[DuplicateGroup]) -> list[DuplicateGroup]:
-        """The groups with the files of members that lie in several places."""
+        """The groups with the files of members that lie in several places.
+
+        A file that the library knows by several names (a link, another spelling, a second mount) is no copy of itself.
+        """
         copied = {
             record.id: record.path
             for group in groups
@@ -431,21 +435,33 @@ class Library:
             if record.copies > 1
         }
         paths = {
-            image_id: tuple(dict.fromkeys([first, *all_paths]))
+            image_id: distinct_files(dict.fromkeys([first, *all_paths]))
             for (image_id, first), all_paths in zip(
                 copied.items(), self._reader.paths(list(copied)), strict=True
             )
         }
-        return [
+
+        def counted(record: ImageRecord) -> ImageRecord:
+            found = paths.get(record.id)
+            return record if found is None else replace(record, path=found[0], copies=len(found))
+
+        complete = [
             replace(
                 group,
+                best=counted(group.best),
+                others=tuple(counted(record) for record in group.others),
                 paths={
                     record.id: paths[record.id]
                     for record in (group.best, *group.others)
-                    if record.id in paths
+                    if len(paths.get(record.id, ())) > 1
                 },
             )
             for group in groups
+        ]
+        exact = [group for group in complete if group.kind == "exact" and group.best.copies > 1]
+        return [
+            *sorted(exact, key=lambda group: (-group.best.copies, group.best.id)),
+            *(group for group in complete if group.kind != "exact"),
         ]
 
     def _can_say_no(self) -> bool:

@@ -103,6 +103,32 @@ def test_an_exact_copy_is_one_image(library: Library, painted) -> None:
     assert copy == library.reader.find(painted.photos / "red" / "red0.png")
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="links need rights there")
+def test_a_file_is_no_copy_of_itself(colours, tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    for name in ("albums", "real"):
+        (photos / name).mkdir(parents=True)
+    for seed in range(3):
+        Image.new("RGB", (20, 20), (200, 50 * seed, 0)).save(photos / "real" / f"{seed}.png")
+    (photos / "albums" / "0.png").symlink_to(photos / "real" / "0.png")
+    (photos / "real" / "hard.png").hardlink_to(photos / "real" / "1.png")
+    for name in ("copy", "other"):
+        (photos / f"{name}.png").write_bytes((photos / "real" / "2.png").read_bytes())
+    (photos / "albums" / "2.png").symlink_to(photos / "real" / "2.png")
+    index_folders(
+        tmp_path / "library", [photos / "albums"], colours, workers=1
+    )  # links first, as they may be
+    index_folders(tmp_path / "library", [photos], colours, workers=1)
+    with Library.open(tmp_path / "library", encoder=colours) as library:
+        (group,) = library.duplicates("exact")
+        expected = {photos / "real" / "2.png", photos / "copy.png", photos / "other.png"}
+        assert set(group.paths[group.best.id]) == expected
+        assert (group.best.path, group.best.copies) == (photos / "real" / "2.png", 3)
+        away = photos.rename(tmp_path / "away")
+        assert [found.best.copies for found in library.duplicates("exact")] == [4, 2, 2]
+        away.rename(photos)
+
+
 def test_results_are_stable_over_k(library: Library) -> None:
     for query in ("red", "white black", "nothing of the kind"):
         long = library.search(query, k=30)
