@@ -28,6 +28,10 @@ class VectorFileError(Exception):
     """The file is missing, damaged, or belongs to something else; the text says which. It can be rebuilt."""
 
 
+class FileInUseError(Exception):
+    """A new file cannot take the place of the old one while another program has that open, as on Windows."""
+
+
 class DerivedFileWriter:
     """Takes a file's bytes; see `replacing`."""
 
@@ -56,15 +60,33 @@ class DerivedFileWriter:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[DerivedFileWriter]:
-    """Writes a file beside `path` that takes its place at the end; whatever fails, the old one is untouched."""
+    """Writes a file beside `path` that takes its place at the end; whatever fails, the old one is untouched.
+
+    Raises:
+        FileInUseError: Another program has the old one open, and the system minds.
+    """
     temporary = path.with_name(path.name + ".new")
     try:
         with open(temporary, "wb", opener=_open_privately) as file:
             yield DerivedFileWriter(file)
-        temporary.replace(path)
-        _sync_folder(path.parent)
+        put_in_place(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def put_in_place(new: Path, path: Path) -> None:
+    """Replaces a file by another of its folder, in one step.
+
+    Raises:
+        FileInUseError: Another program has the old one open, and the system minds.
+    """
+    try:
+        new.replace(path)
+    except PermissionError as error:
+        if not path.exists():
+            raise
+        raise FileInUseError(f"{path.name} is open in another program") from error
+    _sync_folder(path.parent)
 
 
 def read_description(path: Path, version: int) -> tuple[dict[str, Any], int]:

@@ -22,6 +22,7 @@ from indexer.catalog import Catalog, now
 from indexer.catalog_file import translated
 from indexer.comparison import Comparison, device_of
 from indexer.decode import DecodeLimits, Preprocessor, decode, read_file
+from indexer.derived_file import FileInUseError
 from indexer.embedding import Embedding
 from indexer.errors import (
     LibraryNotWritableError,
@@ -37,6 +38,7 @@ from indexer.scan import is_left_out
 from indexer.stopwatch import Stopwatch
 from indexer.tasks import Counts, Scope
 from indexer.upkeep import (
+    NOT_RENEWED,
     choose_approximate,
     delete_stale_thumbnails,
     renew_approximate_index,
@@ -246,13 +248,18 @@ class _Run:
                 with self.stopwatch.time("catalog"):
                     self._finish(scanned, comparison, lacking)
             with self.stopwatch.time("vector index"):
-                if is_changing and not self.is_interrupted:
-                    base = switch_model(catalog, self.active, self.model)
-                else:
-                    base = renew_vector_file(catalog, self.active, base)
-                if not self.is_interrupted:
+                is_switching = is_changing and not self.is_interrupted
+                try:
+                    if is_switching:
+                        base = switch_model(catalog, self.active, self.model)
+                    else:
+                        base = renew_vector_file(catalog, self.active, base)
+                except FileInUseError:
+                    self.notices.append(NOT_RENEWED)
+                    base = None if is_switching else base
+                if base is not None and not self.is_interrupted:
                     renew_approximate_index(catalog, base, self._watch_building, self.text_vectors)
-                if catalog.setting(APPROXIMATE_SETTING) and base.count < MINIMUM_VECTORS:
+                if base is not None and catalog.setting(APPROXIMATE_SETTING) and base.count < MINIMUM_VECTORS:
                     self.notices.append(
                         f"With fewer than {MINIMUM_VECTORS:,} images every search is exact and fast; the approximate"
                         " index is made once there are more."

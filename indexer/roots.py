@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING
 
 from indexer.catalog import Catalog
 from indexer.catalog_file import translated
+from indexer.derived_file import FileInUseError
 from indexer.errors import LibraryNotFoundError, NotInLibraryError
 from indexer.lock import writer_lock
 from indexer.paths import CATALOG_NAME, display_path, relative_to_root
 from indexer.upkeep import (
+    NOT_RENEWED,
     delete_stale_thumbnails,
     renew_approximate_index,
     renew_vector_file,
@@ -32,11 +34,13 @@ class ForgetSummary:
         image_ids: Images that are no longer in it: all that no other file holds.
         will_return: True if the path is still there inside a folder that the library looks after: the next
             run over that folder finds it again.
+        notices: Sentences that people should read.
     """
 
     files: int
     image_ids: list[int]
     will_return: bool
+    notices: tuple[str, ...] = ()
 
 
 def forget(library_path: Path | str, path: Path | str) -> ForgetSummary:
@@ -82,12 +86,16 @@ def forget(library_path: Path | str, path: Path | str) -> ForgetSummary:
             image_ids = catalog.purge(held)
         delete_stale_thumbnails(catalog)
         active = catalog.model("active")
+        notices: tuple[str, ...] = ()
         if active is not None and image_ids:
             base, _ = usable_vector_file(catalog, active)
-            base = renew_vector_file(catalog, active, base, force=True)
-            renew_approximate_index(catalog, base, lambda _done, _total: False, may_build=False)
+            try:
+                base = renew_vector_file(catalog, active, base, force=True)
+                renew_approximate_index(catalog, base, lambda _done, _total: False, may_build=False)
+            except FileInUseError:
+                notices = (f"{NOT_RENEWED} Until then it holds the vectors of what was forgotten.",)
         will_return = not whole and given.exists()
-    return ForgetSummary(len(rows), sorted(image_ids), will_return)
+    return ForgetSummary(len(rows), sorted(image_ids), will_return, notices)
 
 
 def _known_at(catalog: Catalog, path: str) -> tuple[list[KnownRoot], list[int]]:

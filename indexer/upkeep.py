@@ -13,7 +13,7 @@ from indexer.approximate_index import APPROXIMATE_SETTING, build, update, wants_
 from indexer.approximate_index import read_info as read_approximate_info
 from indexer.approximate_index import verify as verify_approximate
 from indexer.catalog_file import translated
-from indexer.derived_file import VectorFileError
+from indexer.derived_file import FileInUseError, VectorFileError, put_in_place
 from indexer.paths import APPROXIMATE_NAME, THUMBNAILS_NAME, VECTORS_NAME
 from indexer.vector_index import (
     Segment,
@@ -33,10 +33,15 @@ if TYPE_CHECKING:
     from indexer.approximate_index import ApproximateInfo, Watcher
     from indexer.catalog import Catalog, StoredModel
 
+NOT_RENEWED = (
+    f"{VECTORS_NAME} could not be renewed, because another program has it open, such as `imago app`. Searching goes on;"
+    " close that program and run `imago index` to renew the file."
+)
 _NEXT_SUFFIX = ".next"
 # Finished ones, and what a kill left of others, also of former versions. The library may lie in a folder of pictures
 # whose owner has a folder of this name, too: whatever else is in it is theirs.
 _THUMBNAIL = re.compile(r"([0-9a-f]{64})\.webp|(?:\.|tmp)[a-z0-9_]{8}\.part")
+_OVERDUE_SETTING = "vectors_overdue"  # in the catalog: that the file must be written anew whatever its drift
 
 
 def usable_vector_file(catalog: Catalog, model: StoredModel) -> tuple[VectorFileInfo | None, str | None]:
@@ -80,14 +85,22 @@ def renew_vector_file(
 
     Raises:
         DiskFullError: No room; the old file is untouched.
+        FileInUseError: Another program has it open; it is untouched. What was forced is done by the next call.
     """
-    if base is not None and not force:
+    if base is not None and not force and not catalog.setting(_OVERDUE_SETTING):
         added = catalog.added_since(model.id, base.sequence)
         if not needs_rebuild(base.count, added, catalog.departed_count()):
             return base
-    info = _write(catalog, model, VECTORS_NAME)
+    try:
+        info = _write(catalog, model, VECTORS_NAME)
+    except FileInUseError:
+        if force:
+            with catalog.transaction():
+                catalog.set_setting(_OVERDUE_SETTING, True)
+        raise
     with catalog.transaction():
         catalog.finish_generation(info.generation, info.checksum)
+        catalog.set_setting(_OVERDUE_SETTING, False)
     return info
 
 
@@ -100,15 +113,21 @@ def switch_model(catalog: Catalog, old: StoredModel, new: StoredModel) -> Vector
 
     Returns:
         The description of the new file.
+
+    Raises:
+        FileInUseError: Another program has the old file open. The library has switched, and is searched without a file
+            until a later run makes it.
     """
     next_name = VECTORS_NAME + _NEXT_SUFFIX
     info = _write(catalog, new, next_name)
     with catalog.transaction():
         catalog.replace_active_model(old.id, new.id)
         catalog.finish_generation(info.generation, info.checksum)
-    with translated(catalog.library_path):
-        (catalog.library_path / next_name).replace(catalog.library_path / VECTORS_NAME)
-    catalog.delete_orphaned_vectors()
+    try:
+        with translated(catalog.library_path):
+            put_in_place(catalog.library_path / next_name, catalog.library_path / VECTORS_NAME)
+    finally:
+        catalog.delete_orphaned_vectors()
     return info
 
 

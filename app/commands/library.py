@@ -61,7 +61,12 @@ def forget(path: Path, library_path: Path, as_json: bool) -> None:
     summary = forget_path(library_path, path)
     if as_json:
         output.print_json(
-            {"files": summary.files, "images": len(summary.image_ids), "will_return": summary.will_return}
+            {
+                "files": summary.files,
+                "images": len(summary.image_ids),
+                "will_return": summary.will_return,
+                "notices": summary.notices,
+            }
         )
         return
     click.echo(
@@ -69,6 +74,7 @@ def forget(path: Path, library_path: Path, as_json: bool) -> None:
     )
     if summary.will_return:
         click.echo("They lie in a folder of the library, so the next `imago index` finds them again.")
+    output.print_notices(summary.notices)
 
 
 @click.command()

@@ -252,7 +252,12 @@ def test_what_to_type_next_names_a_library_that_is_not_the_usual_one(
 def test_roots_and_forget(run: Run, pictures: Path) -> None:
     run("index", pictures)
     assert str(pictures) in run("roots").out
-    assert run("forget", pictures / "0.png", "--json").json == {"files": 1, "images": 1, "will_return": True}
+    assert run("forget", pictures / "0.png", "--json").json == {
+        "files": 1,
+        "images": 1,
+        "will_return": True,
+        "notices": [],
+    }
     assert run("status", "--json").json["images"] == 5
     assert run("forget", pictures.parent / "elsewhere").exit_code == 1
     assert (pictures / "0.png").is_file()

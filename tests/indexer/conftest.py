@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ import pytest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))  # decoding processes import the stand-ins by this path
@@ -75,6 +77,25 @@ def check(library: Path, encoder: FakeEncoder) -> Callable[[dict[Path, int]], No
                 assert same[0, 0] == pytest.approx(1, abs=2e-3)
 
     return compare
+
+
+@pytest.fixture
+def held_open(library: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], AbstractContextManager[None]]:
+    """Within `held_open()`, nothing takes the place of vectors.faiss, as on Windows while a reader maps it."""
+    replace = Path.replace
+
+    def refuse(new: Path, target: Path) -> Path:
+        if target == library / "vectors.faiss":
+            raise PermissionError(13, "Access is denied")
+        return replace(new, target)
+
+    @contextmanager
+    def hold() -> Iterator[None]:
+        with monkeypatch.context() as context:
+            context.setattr(Path, "replace", refuse)
+            yield
+
+    return hold
 
 
 @pytest.fixture

@@ -32,6 +32,16 @@ def paths(photos, index):
     return drawn
 
 
+def test_the_switch_while_the_old_file_is_held_open(index, library, paths, other, held_open):
+    with held_open():
+        (notice,) = index(encoder=other, change_model=True).notices
+    assert "could not be renewed" in notice
+    with LibraryReader.open(library) as reader:
+        assert (reader.model, len(reader)) == (other.identity, 20)
+    index(encoder=other)
+    check_with(library, other, paths)
+
+
 def models_of_vectors(library):
     with closing(sqlite3.connect(library / "catalog.db")) as catalog:
         return dict(catalog.execute("SELECT model_id, count(*) FROM vectors GROUP BY model_id"))

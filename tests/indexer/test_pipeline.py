@@ -229,6 +229,19 @@ def test_restored_after_the_index_was_rebuilt_without_it(index, check, photos, m
     check(paths)
 
 
+def test_a_run_goes_on_while_the_index_file_is_held_open(index, check, photos, held_open):
+    paths = [draw(photos / "a.png", 1)]
+    index()
+    paths.append(draw(photos / "b.png", 2))
+    with held_open():
+        summary = index()
+    assert summary.indexed == 1
+    assert [notice[:38] for notice in summary.notices] == ["vectors.faiss could not be renewed, be"]
+    check(paths)
+    assert index().notices == []
+    check(paths)
+
+
 def test_small_changes_leave_the_index_file_alone(index, check, photos, library, monkeypatch):
     monkeypatch.setattr("indexer.vector_index._SMALL", 0)
     monkeypatch.setattr("indexer.vector_index._DRIFT", 0.9)

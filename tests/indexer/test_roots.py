@@ -47,6 +47,28 @@ def test_nothing_of_it_stays_on_the_disk(index, photos, library):
             assert trace not in path.read_bytes(), path
 
 
+def test_a_file_that_is_held_open_is_said_and_written_by_a_later_run(
+    index, check, photos, held_open, monkeypatch
+):
+    library = photos.parent / "library"
+    monkeypatch.setattr("indexer.vector_index._SMALL", 0)  # so that no drift as small as this has it written
+    monkeypatch.setattr("indexer.vector_index._DRIFT", 0.9)
+    kept, secret = draw(photos / "a.png", 1), draw(photos / "secret.png", 2)
+    index()
+    with LibraryReader.open(library) as reader:
+        trace = reader.vectors([reader.find(secret)]).astype("<f2").tobytes()
+    with held_open():
+        (notice,) = forget(library, secret).notices
+        secret.unlink()
+        assert "holds the vectors of what was forgotten" in notice
+        assert "could not be renewed" in index().notices[0]
+    check([kept])
+    assert trace in (library / "vectors.faiss").read_bytes()
+    assert index().notices == []
+    assert trace not in (library / "vectors.faiss").read_bytes()
+    check([kept])
+
+
 def test_what_a_former_version_left_of_forgotten_pictures_goes_too(index, photos, library):
     draw(photos / "a.png", 1)
     index()
