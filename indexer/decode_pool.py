@@ -124,11 +124,6 @@ class DecodePool:
         """Files submitted and not yet collected."""
         return len(self._waiting) + sum(len(worker.tasks) for worker in self._workers)
 
-    @property
-    def worker_ids(self) -> list[int]:
-        """Process ids of the workers."""
-        return [worker.process.pid for worker in self._workers]
-
     def room(self, files_left: int) -> int:
         """How many files to submit now, so that all workers are busy and, near the end, equally so."""
         share = max(2, min(MAX_QUEUE, files_left // (2 * len(self._workers))))

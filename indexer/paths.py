@@ -61,6 +61,17 @@ def catalog_inode(inode: int) -> int:
     return inode - (1 << 64) if inode >= 1 << 63 else inode
 
 
+def spellings_of(path: Path | str) -> list[str]:
+    """Absolute paths under which a catalog may know something, the likeliest first.
+
+    A link below a root is known by its own name, and what it leads to is meant only where nothing is; folders on the
+    way are resolved.
+    """
+    given = Path(path).expanduser().absolute()
+    on_the_way = os.path.join(os.path.realpath(given.parent), given.name)  # noqa: PTH118
+    return list(dict.fromkeys((str(given), on_the_way, os.path.realpath(given))))
+
+
 def display_path(path: Path | str) -> str:
     """A path that may be printed anywhere: no undecodable bytes, no line breaks, no escape sequences."""
     text = os.fsencode(path).decode(errors="backslashreplace") if os.name != "nt" else str(path)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from indexer.catalog import read_model
+from indexer.catalog import IMAGES_WITHOUT_VECTOR, read_model
 from indexer.catalog_file import connect_for_reading, translated
 from indexer.decode import RefusedError, SkipError
 from indexer.paths import from_catalog, join_root
@@ -65,9 +65,8 @@ def predict_model_change(library_path: Path | str, encoder: ImageEncoder) -> Cha
             return None
         done_by = building.id if building and building.identity.is_same_model(encoder.identity) else -1
         (images,) = connection.execute(
-            "SELECT count(*) FROM images WHERE gone_at IS NULL"
-            " AND id NOT IN (SELECT image_id FROM vectors WHERE model_id = ?)",
-            (done_by,),
+            f"SELECT count(*) FROM {IMAGES_WITHOUT_VECTOR}",  # noqa: S608
+            {"model_id": done_by},
         ).fetchone()
         paths = _sample(connection)
     dimension = encoder.identity.dimension

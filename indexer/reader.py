@@ -38,6 +38,7 @@ from indexer.paths import (
     from_catalog,
     join_root,
     relative_to_root,
+    spellings_of,
     to_catalog,
 )
 from indexer.records import FileFailure, ImageRecord, LibraryStatus, RootStatus
@@ -333,15 +334,9 @@ class LibraryReader:
 
     def find(self, path: Path | str) -> int | None:
         """The id of the image at a path, as of the last run; None if the catalog has none there."""
-        given = Path(path).expanduser().absolute()
-        # The file itself may be a link, which the catalog knows by its own name; folders on the way are
-        # resolved.
-        spellings = dict.fromkeys(
-            (str(given), os.path.join(os.path.realpath(given.parent), given.name), os.path.realpath(given))  # noqa: PTH118
-        )
         with self._reading():
             roots = self._db.execute("SELECT id, path FROM roots").fetchall()
-            for spelling in spellings:
+            for spelling in spellings_of(path):
                 for root_id, root in roots:
                     relative = relative_to_root(spelling, from_catalog(root))
                     if not relative:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,7 +11,7 @@ from indexer.catalog_file import translated
 from indexer.derived_file import FileInUseError
 from indexer.errors import LibraryNotFoundError, NotInLibraryError
 from indexer.lock import writer_lock
-from indexer.paths import CATALOG_NAME, display_path, relative_to_root
+from indexer.paths import CATALOG_NAME, display_path, relative_to_root, spellings_of
 from indexer.upkeep import (
     NOT_RENEWED,
     delete_stale_thumbnails,
@@ -62,15 +61,10 @@ def forget(library_path: Path | str, path: Path | str) -> ForgetSummary:
     if not (library / CATALOG_NAME).exists():
         raise LibraryNotFoundError(f"There is no library at {display_path(library)}.")
     given = Path(path).expanduser().absolute()
-    # A link inside a root is known by its own name; what it leads to is meant only where nothing is. Folders on the
-    # way are resolved.
-    spellings = dict.fromkeys(
-        (str(given), os.path.join(os.path.realpath(given.parent), given.name), os.path.realpath(given))  # noqa: PTH118
-    )
     with writer_lock(library), Catalog.open(library) as catalog, translated(library):
         with catalog.transaction():
             catalog.overwrite_deleted()
-            for spelling in spellings:
+            for spelling in spellings_of(given):
                 whole, rows = _known_at(catalog, spelling)
                 if whole or rows:
                     break

@@ -11,6 +11,7 @@ import errno
 import os
 import stat
 import sys
+from collections import deque
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -90,14 +91,14 @@ def scan_folder(
     renumbering = _renumbering_disks()
     visited: set[tuple[int, int]] = set()
     # Absolute path, path below the scanned folder, device of the folder that holds it.
-    linked: list[tuple[str, str, int]] = []
+    linked: deque[tuple[str, str, int]] = deque()
     waiting: list[tuple[str, str, int | None]] = [(folder, "", None)]
     while waiting or linked:
         if should_stop is not None and should_stop():
             result.stopped = True
             break
         if not waiting:
-            path, relative, parent_device = linked.pop(0)
+            path, relative, parent_device = linked.popleft()
             try:
                 target = os.stat(path)  # noqa: PTH116  (strings are faster, and may hold any bytes)
             except OSError as error:

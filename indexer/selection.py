@@ -81,11 +81,6 @@ def select(connection: sqlite3.Connection, filters: Sequence[Filter]) -> NDArray
     return ids
 
 
-def lies_in(path: str, folder: str) -> bool:
-    """Whether a file lies in a folder or below: `InFolder`, for absolute paths of files."""
-    return _folder_test(folder)(path)
-
-
 def name_fits(name: str, pattern: str) -> bool:
     """Whether a file name fits a pattern: `NameMatches`."""
     return _name_test(pattern)(name)

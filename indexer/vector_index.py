@@ -27,7 +27,7 @@ from indexer.derived_file import VectorFileError, padded, read_description, repl
 from indexer.paths import to_catalog
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -412,12 +412,6 @@ def best(scores: Scores, ids: Ids, k: int) -> tuple[Scores, Ids]:
     """The `k` best of scored ids, best first, equal scores by id."""
     order = np.lexsort((ids, -scores))[:k]
     return scores[order], ids[order]
-
-
-def in_chunks(ids: Ids, codes: Codes, rows: int = 65_536) -> Iterator[tuple[Ids, Codes]]:
-    """Cuts arrays into what `write_vector_file` takes."""
-    for start in range(0, len(ids), rows):
-        yield ids[start : start + rows], codes[start : start + rows]
 
 
 def _faiss_header(dimension: int, count: int) -> bytes:

@@ -33,6 +33,7 @@ from indexer.cluster.lease import Lease
 from indexer.cluster.rows import RECORD_COLUMNS, SPREAD, record_of
 from indexer.errors import ImageGoneError, LibraryError
 from indexer.facets import Facets
+from indexer.paths import spellings_of
 from indexer.records import FileFailure, ImageRecord, LibraryStatus, RootStatus
 from indexer.vector_index import best
 
@@ -362,16 +363,7 @@ class MilvusReader:
 
     def find(self, path: Path | str) -> int | None:
         """The id of the image at a path, as of its publication; None if there is none."""
-        text = str(path)
-        spellings = [text]
-        if "://" not in text:
-            given = Path(path).expanduser().absolute()
-            spellings = [
-                str(given),
-                os.path.join(os.path.realpath(given.parent), given.name),  # noqa: PTH118
-                os.path.realpath(given),
-            ]
-        for spelling in dict.fromkeys(spellings):
+        for spelling in [str(path)] if "://" in str(path) else spellings_of(path):
             code = encode(os.path.normcase(spelling))
             found = self._connection.rows(
                 self._collection.name, f'paths like "%{SEPARATOR}{code}{SEPARATOR}%"', ["id"]

@@ -24,6 +24,7 @@ from indexer.decode_worker import handle
 from model.identity import ModelIdentity
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from indexer.decode import DecodeLimits, Preprocessor
@@ -90,6 +91,14 @@ def draw(path: Path, seed: int, size: tuple[int, int] = (32, 24), **options: obj
     patches = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), np.uint8)
     Image.fromarray(patches).resize(size, Image.Resampling.NEAREST).save(path, **options)
     return path
+
+
+def in_chunks(
+    ids: np.ndarray, codes: np.ndarray, rows: int = 65_536
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Cuts arrays into what `write_vector_file` takes."""
+    for start in range(0, len(ids), rows):
+        yield ids[start : start + rows], codes[start : start + rows]
 
 
 def index_in_child(arguments: list[str]) -> None:

@@ -7,13 +7,13 @@ import time
 
 import numpy as np
 import pytest
-from indexer_fakes import draw
+from indexer_fakes import draw, in_chunks
 
 from indexer import DiskFullError, LibraryReader, examine, forget
 from indexer import approximate_index as module
 from indexer.approximate_index import ApproximateIndex, BuildStoppedError, build, cells_for, read_info, update
 from indexer.derived_file import VectorFileError
-from indexer.vector_index import Segment, VectorFileInfo, in_chunks, write_vector_file
+from indexer.vector_index import Segment, VectorFileInfo, write_vector_file
 
 DIMENSION = 32
 COUNT = 12_000

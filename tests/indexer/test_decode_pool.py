@@ -83,7 +83,7 @@ def test_time_in_which_nobody_looked_is_not_the_workers(tmp_path, monkeypatch, i
     with DecodePool(SmallPreprocessor(), DecodeLimits(), 1) as pool:
         if is_ready:
             assert [answer.status for answer in answers_of(pool, paths[:1])] == ["image"]
-        workers = pool.worker_ids
+        workers = list(pool._workers)
         for number, path in enumerate(paths):
             pool.submit(number, str(path))
         found = []
@@ -91,7 +91,7 @@ def test_time_in_which_nobody_looked_is_not_the_workers(tmp_path, monkeypatch, i
             clock.passed += 1000
             found += pool.collect(0.2)
         assert {answer.status for answer in found} == {"image"}
-        assert pool.worker_ids == workers
+        assert pool._workers == workers
 
 
 @posix
@@ -99,7 +99,7 @@ def test_a_worker_killed_from_outside_is_replaced(tmp_path):
     paths = [draw(tmp_path / f"{number}.png", number) for number in range(4)]
     with DecodePool(SmallPreprocessor(), DecodeLimits(), 1) as pool:
         assert [answer.status for answer in answers_of(pool, paths)] == ["image"] * 4
-        os.kill(pool.worker_ids[0], signal.SIGKILL)
+        os.kill(pool._workers[0].process.pid, signal.SIGKILL)
         time.sleep(0.2)
         assert sum(answer.status == "image" for answer in answers_of(pool, paths)) >= 3
 
@@ -121,7 +121,7 @@ def test_workers_end_with_their_parent(tmp_path):
         "from indexer import DecodeLimits\n"
         "from indexer_fakes import SmallPreprocessor\n"
         "pool = DecodePool(SmallPreprocessor(), DecodeLimits(), 1)\n"
-        "print(pool.worker_ids[0], flush=True)\n"
+        "print(pool._workers[0].process.pid, flush=True)\n"
         "os.kill(os.getpid(), 9)\n"
     )
     parent = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, check=False, text=True)

@@ -7,6 +7,7 @@ import dataclasses
 import faiss
 import numpy as np
 import pytest
+from indexer_fakes import in_chunks
 
 from indexer import vector_index
 from indexer.catalog import KnownVectorFile
@@ -14,7 +15,6 @@ from indexer.vector_index import (
     Segment,
     VectorFileError,
     VectorFileInfo,
-    in_chunks,
     needs_rebuild,
     read_info,
     verify,

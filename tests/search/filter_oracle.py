@@ -30,7 +30,7 @@ def fits(record: ImageRecord, wanted: Filter) -> bool:
         case Not(inner):
             return not fits(record, inner)
         case InFolder(folders):
-            return any(selection.lies_in(str(record.path), folder) for folder in folders)
+            return any(selection._folder_test(folder)(str(record.path)) for folder in folders)
         case TakenBetween(since, until):
             moment = moment_of(record)
             return (since is None or moment >= since) and (until is None or moment < until)
