@@ -14,6 +14,8 @@ import zlib
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+from model import whole_file
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
@@ -81,12 +83,11 @@ def put_in_place(new: Path, path: Path) -> None:
         FileInUseError: Another program has the old one open, and the system minds.
     """
     try:
-        new.replace(path)
+        whole_file.put_in_place(new, path)
     except PermissionError as error:
         if not path.exists():
             raise
         raise FileInUseError(f"{path.name} is open in another program") from error
-    _sync_folder(path.parent)
 
 
 def read_description(path: Path, version: int) -> tuple[dict[str, Any], int]:
@@ -157,13 +158,3 @@ def padded(length: int) -> int:
 
 def _open_privately(path: str, flags: int) -> int:
     return os.open(path, flags, 0o600)
-
-
-def _sync_folder(folder: Path) -> None:
-    if os.name == "nt":
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
