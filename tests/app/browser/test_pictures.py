@@ -74,6 +74,7 @@ def test_a_thumbnail_that_a_power_cut_left_empty_is_made_anew(
 def test_a_thumbnail_that_cannot_be_kept_leaves_nothing(client: TestClient, indexed_gallery: Path) -> None:
     record = record_of(indexed_gallery, "2.png")
     kept = indexed_gallery / "thumbnails" / record.content_hash[:2] / f"{record.content_hash}.webp"
+    kept.unlink(missing_ok=True)
     kept.mkdir(parents=True)  # in the way
     assert client.get(address(record, "thumbnail.webp")).status_code == 200
     assert not [path for path in kept.parent.iterdir() if path.suffix != ".webp"]
