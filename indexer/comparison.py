@@ -234,7 +234,8 @@ class Comparison:
                 for path in away:
                     self.offline.append(Path(join_root(root.path, path)))
                     mounts[path] = KnownMount(mounts[path].device, False)
-                self.catalog.set_mounts(root.id, mounts)
+                if away:
+                    self.catalog.set_mounts(root.id, mounts)
             for path in away:
                 for row in self.catalog.files_below(root.id, path):
                     self.vanished.rows.pop(row, None)

@@ -53,11 +53,9 @@ class DerivedFileWriter:
         self.write(bytes(-self.length % ALIGNMENT))
 
     def finish(self, fields: dict[str, Any]) -> None:
-        """Appends the description, and makes sure that all of it is on the disk."""
+        """Appends the description."""
         text = json.dumps(fields).encode()
         self._file.write(text + _FOOTER.pack(_MAGIC, len(text), zlib.crc32(text)))
-        self._file.flush()
-        os.fsync(self._file.fileno())
 
 
 @contextmanager

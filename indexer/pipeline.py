@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 import time
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -34,7 +34,7 @@ from indexer.lock import writer_lock
 from indexer.paths import CATALOG_NAME, VECTORS_NAME, display_path, relative_to_root
 from indexer.progress import ProgressReport
 from indexer.records import IndexProgress, IndexSummary
-from indexer.scan import is_left_out
+from indexer.scan import below, comes_to, is_left_out
 from indexer.stopwatch import Stopwatch
 from indexer.tasks import Counts, Scope
 from indexer.upkeep import (
@@ -385,15 +385,15 @@ class _Run:
         scopes: list[Scope] = []
         distinct: list[str] = []
         for folder in folders:
-            if not any(_below(folder, other) == "" for other in distinct):
+            if not any(below(folder, other) == "" for other in distinct):
                 distinct.append(folder)
         for folder in distinct:
-            if any(other != folder and _comes_to(other, folder) for other in distinct):
+            if any(other != folder and comes_to(other, folder) for other in distinct):
                 continue
             alike = sorted(roots, key=lambda root: relative_to_root(folder, root.path) is None)
-            home = next((root for root in alike if _comes_to(root.path, folder)), None)
+            home = next((root for root in alike if comes_to(root.path, folder)), None)
             if home is not None:
-                scopes.append(Scope(home, _below(folder, home.path) or ""))
+                scopes.append(Scope(home, below(folder, home.path) or ""))
                 continue
             if not os.path.isdir(folder):  # noqa: PTH112
                 self.notices.append(f"There is no folder {display_path(folder)}; it was left out.")
@@ -403,7 +403,7 @@ class _Run:
                 swallowed = [
                     (root, prefix)
                     for root in roots
-                    if (prefix := _below(root.path, folder)) and not is_left_out(folder, prefix)
+                    if (prefix := below(root.path, folder)) and not is_left_out(folder, prefix)
                 ]
                 for inner, prefix in swallowed:
                     self.catalog.merge_root(inner, new, prefix, outer_device=device_of(folder))
@@ -446,33 +446,6 @@ class _Run:
         if self._should_stop is not None and self._should_stop():
             self.is_interrupted = True
         return self.is_interrupted
-
-
-def _comes_to(outer: str, folder: str) -> bool:
-    """Whether a scan of `outer` looks at `folder`; a hidden folder inside it is looked at by its own name only."""
-    relative = _below(folder, outer)
-    return relative is not None and not is_left_out(outer, relative)
-
-
-def _below(folder: str, outer: str) -> str | None:
-    """`relative_to_root`, also where the system knows `outer` by several names: in another case, or mounted twice."""
-    relative = relative_to_root(folder, outer)
-    if relative is not None:
-        return relative
-    names: list[str] = []
-    while not _is_same(folder, outer):
-        folder, name = os.path.split(folder)
-        if not name:
-            return None
-        names.append(name)
-    return "/".join(reversed(names))
-
-
-def _is_same(folder: str, other: str) -> bool:
-    with suppress(OSError):
-        one, two = os.stat(folder), os.stat(other)  # noqa: PTH116
-        return one.st_ino != 0 and (one.st_dev, one.st_ino) == (two.st_dev, two.st_ino)
-    return False
 
 
 def _make_private_folder(library: Path) -> None:

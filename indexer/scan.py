@@ -12,11 +12,12 @@ import os
 import stat
 import sys
 from collections import deque
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from indexer.paths import CATALOG_NAME, LOCK_NAME, catalog_time
+from indexer.paths import CATALOG_NAME, LOCK_NAME, catalog_time, relative_to_root
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -135,7 +136,7 @@ def scan_folder(
         folders = []
         for entry in listing:
             name = entry.name
-            if name[0] == "." or name.lower() in SYSTEM_NAMES:
+            if _is_named_to_be_left_out(name):
                 continue
             try:
                 if entry.is_symlink():
@@ -167,10 +168,37 @@ def is_left_out(folder: str, relative: str) -> bool:
     """
     for part in relative.split("/") if relative else ():
         folder = os.path.join(folder, part)  # noqa: PTH118
-        if part.startswith(".") or part.lower() in SYSTEM_NAMES:
+        if _is_named_to_be_left_out(part):
             return True
         if all(os.path.exists(os.path.join(folder, name)) for name in (CATALOG_NAME, LOCK_NAME)):  # noqa: PTH110, PTH118
             return True
+    return False
+
+
+def comes_to(outer: str, folder: str) -> bool:
+    """Whether a scan of `outer` looks at `folder`; a hidden folder inside it is looked at by its own name only."""
+    relative = below(folder, outer)
+    return relative is not None and not is_left_out(outer, relative)
+
+
+def below(folder: str, outer: str) -> str | None:
+    """`relative_to_root`, also where the system knows `outer` by several names: in another case, or mounted twice."""
+    relative = relative_to_root(folder, outer)
+    if relative is not None:
+        return relative
+    names: list[str] = []
+    while not _is_same(folder, outer):
+        folder, name = os.path.split(folder)
+        if not name:
+            return None
+        names.append(name)
+    return "/".join(reversed(names))
+
+
+def _is_same(folder: str, other: str) -> bool:
+    with suppress(OSError):
+        one, two = os.stat(folder), os.stat(other)  # noqa: PTH116
+        return one.st_ino != 0 and (one.st_dev, one.st_ino) == (two.st_dev, two.st_ino)
     return False
 
 
@@ -191,6 +219,10 @@ def renumbering_disks(mountinfo: str) -> frozenset[int]:
             major, minor = mount.split()[2].split(":")
             found.add(os.makedev(int(major), int(minor)))
     return frozenset(found)
+
+
+def _is_named_to_be_left_out(name: str) -> bool:
+    return name[:1] == "." or name.lower() in SYSTEM_NAMES
 
 
 def _name(entry: os.DirEntry[str]) -> str:

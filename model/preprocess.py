@@ -50,6 +50,8 @@ if TYPE_CHECKING:
 ResizeRule = Literal["shortest", "longest", "exact"]
 CropRounding = Literal["floor", "nearest"]
 
+SETTINGS_NAME, JOINT_SETTINGS_NAME = "preprocessor_config.json", "processor_config.json"
+
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STANDARD_DEVIATION = (0.26862954, 0.26130258, 0.27577711)
 _HALF = (0.5, 0.5, 0.5)
@@ -307,14 +309,14 @@ class ImagePreprocessor:
             ConfigurationError: As `from_config`.
         """
         folder = Path(folder)
-        whole = folder / "preprocessor_config.json"
+        whole = folder / SETTINGS_NAME
         if whole.is_file():
             return cls.from_config(_read_json_object(whole))
-        joint = folder / "processor_config.json"
+        joint = folder / JOINT_SETTINGS_NAME
         if joint.is_file() and isinstance(section := _read_json_object(joint).get("image_processor"), dict):
             return cls.from_config(section)
         raise CheckpointError(
-            f"{folder} has no preprocessor_config.json, so it is not known how its pictures were prepared. Take the "
+            f"{folder} has no {SETTINGS_NAME}, so it is not known how its pictures were prepared. Take the "
             "file from where the checkpoint came from."
         )
 

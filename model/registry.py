@@ -32,7 +32,6 @@ _SINGLE_WEIGHTS = (
 )
 _INDEX = "model.safetensors.index.json"
 _CONFIGURATIONS = ("config.json", "open_clip_config.json")
-_IMAGE_SETTINGS = ("preprocessor_config.json", "processor_config.json")
 # Everything else of a checkpoint that is read here: settings and vocabularies. Never a pickle, never code.
 _SIDE_FILES = re.compile(r"[\w.-]+\.json|merges\.txt|vocab\.txt|[\w.-]+\.model")
 
@@ -281,9 +280,10 @@ def has_whole_checkpoint(folder: Path) -> bool:
         index.is_file() or any(not name.startswith("open_clip") for name in weights)
     )
     if not is_open_clip:
+        from model.preprocess import JOINT_SETTINGS_NAME, SETTINGS_NAME
         from model.tokenizer import VOCABULARY_FILES
 
-        needed = (_IMAGE_SETTINGS, ("tokenizer.json", *VOCABULARY_FILES))
+        needed = ((SETTINGS_NAME, JOINT_SETTINGS_NAME), ("tokenizer.json", *VOCABULARY_FILES))
         if not all(any((folder / name).is_file() for name in names) for names in needed):
             return False
     if index.is_file():

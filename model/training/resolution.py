@@ -19,14 +19,13 @@ from safetensors.numpy import load_file, save_file
 from model.checkpoint import CONFIG_NAME, SAFETENSORS_NAME, read_json
 from model.configuration import grid
 from model.errors import ConfigurationError
-from model.preprocess import ImagePreprocessor
+from model.preprocess import JOINT_SETTINGS_NAME, SETTINGS_NAME, ImagePreprocessor
 from model.training.result import publish
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 _POSITIONS = "vision_model.embeddings.position_embedding.weight"
-_IMAGE_SETTINGS, _JOINT_SETTINGS = "preprocessor_config.json", "processor_config.json"
 
 
 def check_image_size(settings: dict[str, Any], size_pixels: int) -> None:
@@ -70,13 +69,12 @@ def with_image_size(source: Path, target: Path, size_pixels: int) -> None:
     _write_json(target / CONFIG_NAME, settings | {"vision_config": vision | {"image_size": size_pixels}})
     preprocessor = ImagePreprocessor.from_pretrained(source)
     scaled = _sizes(preprocessor, size_pixels / vision["image_size"])
-    for name, section in ((_IMAGE_SETTINGS, None), (_JOINT_SETTINGS, "image_processor")):
-        if (source / name).is_file():
-            whole = read_json(source / name)
-            if section is None:
-                _write_json(target / name, whole | scaled)
-            elif isinstance(whole.get(section), dict):
-                _write_json(target / name, whole | {section: whole[section] | scaled})
+    if (source / SETTINGS_NAME).is_file():
+        _write_json(target / SETTINGS_NAME, read_json(source / SETTINGS_NAME) | scaled)
+    if (source / JOINT_SETTINGS_NAME).is_file():
+        joint = read_json(source / JOINT_SETTINGS_NAME)
+        if isinstance(section := joint.get("image_processor"), dict):
+            _write_json(target / JOINT_SETTINGS_NAME, joint | {"image_processor": section | scaled})
 
 
 def _sizes(preprocessor: ImagePreprocessor, factor: float) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import math
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import jax
@@ -178,7 +179,7 @@ def _tokenizer(description: CheckpointDescription, length: int) -> TextTokenizer
     )
 
 
-def tokenize_as_search(description: CheckpointDescription) -> Tokenize:
+def _tokenize_as_search(description: CheckpointDescription) -> Tokenize:
     """What makes ids of the texts that a model is measured with."""
     tokenizer = _tokenizer(description, description.text_length)
     inputs = TextInputs(description, tokenizer)
@@ -272,6 +273,10 @@ class Prepared:
     reports: tuple[tuple[ReportConfig, Source], ...]
     embedder: Embedder
 
+    @cached_property
+    def _tokenize(self) -> Tokenize:
+        return _tokenize_as_search(self.start.description)
+
     def test_set(self, source: Source, title: str, classes: Source | None = None) -> TestSet | None:
         """Make a test set of a source; None if there is nothing to score."""
         with ThreadPoolExecutor(worker_count(self.config)) as pool:
@@ -279,7 +284,7 @@ class Prepared:
                 source,
                 title,
                 preprocessor=self.start.description.preprocessor,
-                tokenize=tokenize_as_search(self.start.description),
+                tokenize=self._tokenize,
                 pool=pool,
                 classes=classes,
             )

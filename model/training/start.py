@@ -18,6 +18,7 @@ from flax import nnx
 from model.clip import CLIPConfig, CLIPModel
 from model.errors import ConfigurationError, UnsupportedCheckpointError
 from model.families import describe
+from model.preprocess import JOINT_SETTINGS_NAME, SETTINGS_NAME
 from model.pretrained import PretrainedModel, locate_folder
 from model.tokenizer import TextTokenizer, load_tokenizer
 from model.whole_file import put_in_place
@@ -38,8 +39,8 @@ WHOLE_MODELS = {
 
 # Everything of a checkpoint that goes with the weights into the result unchanged.
 SIDE_FILES = (
-    "preprocessor_config.json",
-    "processor_config.json",
+    SETTINGS_NAME,
+    JOINT_SETTINGS_NAME,
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
@@ -144,7 +145,7 @@ def make_new(config: NewModelConfig, folder: Path, texts: Iterable[str], seed: i
     settings = CLIPConfig.from_dict(config.configuration | {"text_config": text})
     size_pixels = settings.vision_config.image_size
     height, width = (size_pixels, size_pixels) if isinstance(size_pixels, int) else size_pixels
-    (unfinished / "preprocessor_config.json").write_text(
+    (unfinished / SETTINGS_NAME).write_text(
         json.dumps(
             {
                 "image_processor_type": "CLIPImageProcessor",

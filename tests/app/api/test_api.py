@@ -284,13 +284,18 @@ def test_an_empty_library_says_so(
     assert client.get("/v1/status").json()["images"] == 0
 
 
+def save_larger(folder: Path) -> None:
+    """Save a picture of the gallery once more, larger: a near-duplicate, and the best of the two."""
+    with Image.open(folder / "2.png") as picture:
+        picture.resize((320, 240)).save(folder / "larger.png")
+
+
 def test_duplicates_come_in_groups_with_the_best_first(
     own: tuple[Path, Path], connect: Connect, starter: Encoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("app.api.shelf.SECONDS_BETWEEN_LOOKS", 0.0)
     library, folder = own
-    with Image.open(folder / "2.png") as picture:
-        picture.resize((320, 240)).save(folder / "larger.png")
+    save_larger(folder)
     shutil.copy(folder / "3.png", folder / "copy.png")
     index_folders(library, [folder], starter)
     client = connect(library)
@@ -354,8 +359,7 @@ def test_duplicates_that_were_found_last_are_told_while_a_changed_library_is_loo
 ) -> None:
     monkeypatch.setattr("app.api.shelf.SECONDS_BETWEEN_LOOKS", 0.0)
     library, folder = own
-    with Image.open(folder / "2.png") as picture:
-        picture.resize((320, 240)).save(folder / "larger.png")
+    save_larger(folder)
     index_folders(library, [folder], starter)
     client = connect(library)
     before = client.get("/v1/duplicates").json()
