@@ -18,7 +18,7 @@ from indexer.errors import LibraryLockedError, NothingToIndexError
 from indexer.paths import display_path, relative_to_root
 from indexer.pipeline import index_folders
 from indexer.reader import LibraryReader
-from indexer.scan import is_left_out
+from indexer.scan import comes_to, is_left_out
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -119,7 +119,7 @@ def _drain(changes: queue.SimpleQueue[str]) -> list[str]:
 
 
 def _folders_to_index(due: set[str], wanted: list[str]) -> list[str]:
-    """The folders to look at: existing ones that hold all that changed."""
+    """The folders to look at: existing ones that hold all that changed, and that a scan comes to."""
     if len(due) > _MANY_FOLDERS:
         return wanted
     chosen = set()
@@ -128,7 +128,8 @@ def _folders_to_index(due: set[str], wanted: list[str]) -> list[str]:
         if root is None:
             continue
         folder = path
-        while folder != root and not os.path.isdir(folder):  # noqa: PTH112
+        # One that became a library since the change is seen from the folder above: named to a run, it would be indexed.
+        while folder != root and not (os.path.isdir(folder) and comes_to(root, folder)):  # noqa: PTH112
             folder = os.path.dirname(folder)  # noqa: PTH120
         chosen.add(folder)
     return sorted(chosen)

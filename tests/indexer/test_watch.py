@@ -87,6 +87,16 @@ def test_what_a_scan_leaves_out_is_not_indexed_when_it_changes(watching, check, 
     check([photos / "first.png", photos / "second.png"])
 
 
+def test_a_folder_that_became_a_library_is_seen_from_the_one_above(tmp_path):
+    (tmp_path / "old" / "thumbnails").mkdir(parents=True)
+    changed = {str(tmp_path / "old"), str(tmp_path / "old" / "thumbnails")}
+    assert _folders_to_index(changed, [str(tmp_path)]) == sorted(changed)
+    for name in ("catalog.db", "writer.lock"):
+        (tmp_path / "old" / name).touch()
+    assert _folders_to_index(changed, [str(tmp_path)]) == [str(tmp_path)]
+    assert _folders_to_index({str(tmp_path / "old")}, [str(tmp_path / "old")]) == [str(tmp_path / "old")]
+
+
 def test_the_folder_of_a_change(tmp_path):
     watched, library = str(tmp_path), str(tmp_path / "library")
 
