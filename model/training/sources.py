@@ -471,9 +471,10 @@ def _open_folders(config: SourceConfig) -> _Opened:
         path = path / config.split
     folders = _folders_in(path)
     if folders and all(item.name.lower() in _SPLIT_NAMES and _folders_in(item) for item in folders):
+        proposed = next((item for item in folders if item.name.lower().startswith("train")), folders[0])
         raise TrainingDataError(
             f"{path} holds splits ({', '.join(item.name for item in folders)}), not classes: choose one of them with "
-            f"`split`, or name its folder, {folders[0]}"
+            f"`split`, or name its folder, such as {proposed}"
         )
     entries = []
     for folder in folders:
