@@ -105,6 +105,7 @@ class BatchMaker:
         sources: Sequence[Source],
         weights: Sequence[float],
         *,
+        groups: Sequence[int | None],
         batch_size: int,
         seed: int,
         preprocessor: ImagePreprocessor,
@@ -121,6 +122,7 @@ class BatchMaker:
         Args:
             sources: what to draw from.
             weights: their shares.
+            groups: how many examples of each come together, see `shares`.
             batch_size: examples in a batch.
             seed: of everything random.
             preprocessor: tells the size of images.
@@ -133,6 +135,7 @@ class BatchMaker:
             window_bytes: the same.
         """
         self._weights = list(weights)
+        self._groups = list(groups)
         self._batch_size = batch_size
         self._seed = seed
         self._size = (preprocessor.input_height_pixels, preprocessor.input_width_pixels)
@@ -148,6 +151,9 @@ class BatchMaker:
             ShuffledSource(source, (seed, number), window_examples=window_examples, window_bytes=window_bytes)
             for number, source in enumerate(sources)
         ]
+
+    def _shares(self, steps: int) -> npt.NDArray[np.int64]:
+        return shares(self._weights, self._batch_size, steps, self._groups)
 
     def close(self) -> None:
         """Let the decoding threads go."""
@@ -171,7 +177,7 @@ class BatchMaker:
 
         def produce() -> None:
             try:
-                counts = shares(self._weights, self._batch_size, end)
+                counts = self._shares(end)
                 positions = counts[:start].sum(axis=0)
                 for step in range(start, end):
                     if stop.is_set():
@@ -195,7 +201,7 @@ class BatchMaker:
 
     def make(self, step: int) -> Batch:
         """The batch of one step."""
-        counts = shares(self._weights, self._batch_size, step + 1)
+        counts = self._shares(step + 1)
         return self._make(step, counts[:step].sum(axis=0), counts[step])
 
     def _make(self, step: int, positions: npt.NDArray[np.int64], counts: npt.NDArray[np.int64]) -> Batch:

@@ -83,14 +83,20 @@ class DataConfig(SourceConfig):
     Attributes:
         weight: how often each of its examples is seen, relative to the other sources' examples.
         crop_area: in place of `augmentation.crop_area`; a few pictures that are seen often bear smaller crops.
+        together: its examples come in groups of this many, each in one batch, and not one by one in every batch. The
+            loss compares within a batch: a few captions among many names would hardly ever meet their like.
     """
 
     weight: float = 1.0
     crop_area: tuple[float, float] | None = None
+    together: int | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         _require(self.weight > 0, f"data.weight = {self.weight} must be above 0")
+        _require(
+            self.together is None or self.together > 1, f"data.together = {self.together} must be above 1"
+        )
         if self.crop_area is not None:
             _require_crop_area("data.crop_area", self.crop_area)
 
@@ -473,6 +479,10 @@ class TrainingConfig:
 
     def __post_init__(self) -> None:
         _require(bool(self.data), "there is no [[data]]: name at least one source to learn from")
+        _require(
+            any(settings.together is None for settings in self.data),
+            "data.together: at least one source without it must fill what the groups leave of a batch",
+        )
         _require(self.seed >= 0, f"seed = {self.seed} must not be negative")
         for name in ("shuffle_examples", "shuffle_bytes", "workers", "devices"):
             value = getattr(self, name)

@@ -7,12 +7,14 @@ the n-th that a source gives?
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_right
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from model.errors import ConfigurationError
 from model.training.sources import read_images
 
 if TYPE_CHECKING:
@@ -26,26 +28,49 @@ if TYPE_CHECKING:
 _GOLDEN = 0.6180339887498949
 
 
-def shares(weights: Sequence[float], batch_size: int, steps: int) -> npt.NDArray[np.int64]:
+def shares(
+    weights: Sequence[float], batch_size: int, steps: int, groups: Sequence[int | None] | None = None
+) -> npt.NDArray[np.int64]:
     """How many examples each source gives to each step.
 
-    Systematic sampling: each row sums to the batch size, differs from its ideal by less than one example a source, and
-    the running sums stay near their ideals too.
+    Systematic sampling: each row sums to the batch size, and the running sums stay near their ideals. A source without
+    a group differs from its ideal share of what the groups leave by less than one example in each row.
 
     Args:
         weights: of the sources, in any unit.
         batch_size: examples in a step.
         steps: rows to make.
+        groups: per source, how many of its examples come together: it then gives whole groups to some steps and
+            nothing to the others. At least one source has none.
 
     Returns:
         int64 (steps, sources).
+
+    Raises:
+        ConfigurationError: groups that may meet in one step do not fit into a batch.
     """
-    ends = np.cumsum(np.asarray(weights, np.float64))
-    ends = batch_size * ends / ends[-1]
-    ends[-1] = batch_size
+    groups = groups or [None] * len(weights)
+    ideal = batch_size * np.asarray(weights, np.float64) / np.sum(weights)
+    largest = sum(
+        group * math.ceil(share / group) for share, group in zip(ideal, groups, strict=True) if group
+    )
+    if largest > batch_size:
+        raise ConfigurationError(
+            f"data.together: {largest} examples may come together in one batch, which has {batch_size}: lower it, "
+            "or raise schedule.batch_size"
+        )
+    taken = np.zeros((steps, len(weights)), np.int64)
+    for source, group in enumerate(groups):
+        if group:
+            # Sources begin at different times, so that their groups seldom meet.
+            begun = np.arange(steps + 1) * ideal[source] / group + (source * _GOLDEN) % 1.0
+            taken[:, source] = group * np.diff(np.floor(begun).astype(np.int64))
+    single = [source for source, group in enumerate(groups) if not group]
+    left = batch_size - taken.sum(axis=1, keepdims=True)
+    ends = left * (np.cumsum(ideal[single]) / np.sum(ideal[single]))
+    ends[:, -1:] = left
     offsets = (np.arange(steps, dtype=np.float64)[:, None] * _GOLDEN) % 1.0
-    counts = np.floor(ends[None] + offsets).astype(np.int64)
-    taken: npt.NDArray[np.int64] = np.diff(counts, axis=1, prepend=0)
+    taken[:, single] = np.diff(np.floor(ends + offsets).astype(np.int64), axis=1, prepend=0)
     return taken
 
 

@@ -342,6 +342,7 @@ def prepare_run(config: TrainingConfig, work: Path) -> Prepared:
     batches = BatchMaker(
         data.training,
         data.weights,
+        groups=[settings.together for settings in config.data],
         batch_size=config.schedule.batch_size,
         seed=config.seed,
         preprocessor=preprocessor,

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from model.errors import ConfigurationError
 from model.preprocess import ImagePreprocessor
 from model.tokenizer import TokenBatch
 from model.training.batches import Batch, BatchMaker, LengthCounter
@@ -53,12 +54,14 @@ def maker(
     *sources: Source,
     weights: list[float] | None = None,
     length: int = 8,
+    groups: list[int | None] | None = None,
     crop_areas: list[tuple[float, float] | None] | None = None,
     **augmentation: object,
 ) -> BatchMaker:
     return BatchMaker(
         sources,
         weights or [1.0] * len(sources),
+        groups=groups or [None] * len(sources),
         batch_size=8,
         seed=3,
         preprocessor=PREPROCESSOR,
@@ -96,6 +99,26 @@ def test_shares_fill_every_batch_and_keep_to_the_weights(weights: list[float]) -
     ideal = 16 * np.array(weights) / sum(weights)
     assert np.abs(counts - ideal).max() < 1
     np.testing.assert_allclose(counts.mean(axis=0), ideal, atol=2e-3)
+
+
+def test_groups_come_whole_and_keep_to_the_weights() -> None:
+    weights = [0.6, 0.1, 0.25, 0.05]
+    counts = shares(weights, 16, 4000, [None, 8, None, 4])
+    assert (counts.sum(axis=1) == 16).all()
+    assert counts.min() >= 0
+    assert set(counts[:, 1]) == {0, 8}
+    assert set(counts[:, 3]) == {0, 4}
+    np.testing.assert_allclose(counts.mean(axis=0), 16 * np.array(weights), rtol=0.01)
+    # What the groups leave is shared out by weight, in every single step.
+    left = 16 - counts[:, [1, 3]].sum(axis=1)
+    assert np.abs(counts[:, 0] - left * 0.6 / 0.85).max() < 1
+    # A step's row does not depend on how many are asked for: a run goes on anywhere.
+    np.testing.assert_array_equal(shares(weights, 16, 100, [None, 8, None, 4]), counts[:100])
+
+
+def test_groups_that_do_not_fit_into_a_batch_are_refused() -> None:
+    with pytest.raises(ConfigurationError, match="24 examples may come together in one batch, which has 16"):
+        shares([0.3, 0.6, 0.1], 16, 10, [None, 8, 8])
 
 
 @pytest.mark.parametrize(("window", "size_bytes"), [(1, 10**6), (7, 10**6), (7, 15), (1000, 10**6)])
@@ -137,6 +160,13 @@ def test_a_mixture_draws_from_all_its_sources(class_folders: Path, flags: Path) 
             int(count) for step in range(4) for count in batches.make(step).attention_mask.sum(axis=1)
         )
     assert lengths[8] == 8  # a quarter of 32: the captions are cut at eight words
+
+
+def test_a_group_comes_in_one_batch(class_folders: Path, flags: Path) -> None:
+    sources = [open_source(DataConfig(path=path)) for path in (class_folders, flags)]
+    with closing(maker(*sources, weights=[3.0, 1.0], groups=[None, 4])) as batches:
+        captions = [int((batches.make(step).attention_mask.sum(axis=1) == 8).sum()) for step in range(4)]
+    assert sorted(captions) == [0, 0, 4, 4]
 
 
 def test_a_source_is_cropped_as_closely_as_it_asks_for(flags: Path) -> None:

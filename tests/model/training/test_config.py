@@ -114,6 +114,8 @@ def test_all_that_is_wrong_is_told_at_once() -> None:
         ("data", [], "at least one source"),
         ("data", [{}], "data.path is missing"),
         ("data", [{"path": "a", "crop_area": [0, 1]}], "data.crop_area = [0.0, 1.0]: expected two shares"),
+        ("data", [{"path": "a", "together": 1}], "data.together = 1 must be above 1"),
+        ("data", [{"path": "a", "together": 4}], "data.together: at least one source without it"),
         ("text", {"word_dropout": 2}, "text.word_dropout = 2.0 must be between 0 and 1"),
     ],
 )
