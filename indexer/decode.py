@@ -252,7 +252,11 @@ def open_image(data: bytes, image_format: str) -> Image:
     if image_format == "heic":
         _register_heif()
     Image.MAX_IMAGE_PIXELS = None  # our own limit counts what will really be decoded
-    return Image.open(io.BytesIO(data), formats=PILLOW_FORMATS[image_format])
+    image = Image.open(io.BytesIO(data), formats=PILLOW_FORMATS[image_format])
+    if image_format == "jpeg":
+        # All at once: in Pillow's pieces of 64 KiB every byte is copied twice, and the decoder stops at each end.
+        image.decodermaxblock = len(data)
+    return image
 
 
 def shrink_while_decoding(image: Image, minimum_side_pixels: int) -> None:
