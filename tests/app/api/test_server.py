@@ -1,5 +1,6 @@
 """The server as a process: start, signals, and what it does with requests under way."""
 
+import asyncio
 import os
 import signal
 import socket
@@ -7,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,10 @@ from urllib.parse import urlsplit
 
 import httpx2
 import pytest
+import uvicorn
+from uvicorn.server import ServerState
 
+from app.api import running
 from app.api.server import serve
 from app.api.settings import ApiSettings
 from indexer import LibraryNotFoundError
@@ -107,6 +112,39 @@ def test_a_request_that_is_no_http_does_no_harm(server: Any) -> None:
             except ConnectionError:
                 pass
     assert httpx2.get(f"{server.url}/health", timeout=60).json() == {"status": "ok"}
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET /health HTTP/1.1\r\nHost: local"])
+def test_a_connection_that_asks_for_nothing_is_ended(monkeypatch: pytest.MonkeyPatch, sent: bytes) -> None:
+    """Some hundreds of them would be all that there may be."""
+    monkeypatch.setattr(running, "_HEAD_SECONDS", 0.2)
+
+    async def answer(_scope: Any, _receive: Any, send: Any) -> None:
+        await asyncio.sleep(1)  # longer than a head may take
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
+        await send({"type": "http.response.body", "body": b"ok"})
+
+    async def talk() -> None:
+        config = uvicorn.Config(answer, lifespan="off", ws="none", http=running.PromptConnection)
+        config.load()
+        state = ServerState()
+        server = await asyncio.get_running_loop().create_server(
+            lambda: running.PromptConnection(config, state, {}), "127.0.0.1", 0
+        )
+        host, port = server.sockets[0].getsockname()
+        reader, writer = await asyncio.open_connection(host, port)
+        try:
+            for _ in range(2):  # a connection that asks is answered, again and again
+                writer.write(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+                assert b"200" in await reader.readuntil(b"\r\n\r\nok")
+            writer.write(sent)
+            with suppress(ConnectionError):
+                assert await reader.read() == b""
+        finally:
+            writer.close()
+            server.close()
+
+    asyncio.run(asyncio.wait_for(talk(), 30))
 
 
 def test_raw_paths_that_clients_tidy_up_find_nothing(server: Any) -> None:
