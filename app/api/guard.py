@@ -6,13 +6,15 @@
 - Pages of other sites: browsers say where a request comes from (Sec-Fetch-Site, Origin). No page may so
   much as make this server work or show its pictures; there is no CORS header in any answer either.
 - Token: compared in constant time. Asked for everywhere but at `/health`.
-- Bodies: so many bytes, and so many seconds to arrive.
+- Bodies: so many bytes, and so many seconds to arrive. That of a request which is refused is read, too, and dropped:
+  many clients write all of it before they read, and a connection that ends before shows them no answer.
 """
 
 from __future__ import annotations
 
 import asyncio
 import hmac
+from contextlib import suppress
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -20,6 +22,9 @@ from urllib.parse import urlsplit
 from starlette.datastructures import Headers, MutableHeaders
 
 from app.api.problems import ApiError, problem
+
+_DROPPED_SECONDS = 10.0
+"""In which the body of a refused request is waited for."""
 
 if TYPE_CHECKING:
     from starlette.responses import Response
@@ -68,6 +73,10 @@ class Guard:
 
         refusal = self._refuse(scope)
         if refusal is not None:
+            if "expect" not in Headers(
+                scope=scope
+            ):  # such a client waits for the answer before it sends a body
+                await self._drop_body(receive)
             await refusal(scope, receive, send_guarded)
             return
         await self._app(scope, self._bounded(receive), send_guarded)
@@ -109,6 +118,15 @@ class Guard:
     def _too_large(self) -> str:
         return f"A request may have {self._settings.maximum_upload_bytes >> 20} MiB at most: make the picture smaller."
 
+    async def _drop_body(self, receive: Receive, received_bytes: int = 0) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_DROPPED_SECONDS):
+                is_complete = False
+                while not is_complete and received_bytes <= 2 * self._settings.maximum_upload_bytes:
+                    message = await receive()
+                    received_bytes += len(message.get("body", b""))
+                    is_complete = not message.get("more_body", False)
+
     def _bounded(self, receive: Receive) -> Receive:
         """The body of a request, up to the limits of bytes and of time."""
         seconds = self._settings.upload_seconds
@@ -132,6 +150,8 @@ class Guard:
             received_bytes += len(message.get("body", b""))
             is_complete = not message.get("more_body", False)
             if received_bytes > self._settings.maximum_upload_bytes:
+                if not is_complete:
+                    await self._drop_body(receive, received_bytes)
                 raise ApiError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "too_large", self._too_large())
             return message
 

@@ -159,6 +159,63 @@ def test_bodies_have_a_limit_declared_or_not(make: Make) -> None:
     assert "1 MiB" in streamed.text
 
 
+@pytest.mark.parametrize("declared_bytes", [300_000, None])
+def test_the_body_of_a_refused_request_is_read_before_the_answer(
+    tmp_path: Path, declared_bytes: int | None
+) -> None:
+    """Many clients write all of it before they read; what they would see else is a broken connection."""
+
+    async def read(scope: Any, receive: Any, send: Any) -> None:
+        while (await receive()).get("more_body"):
+            pass
+
+    parts = [{"type": "http.request", "body": b"x" * 100_000, "more_body": left > 0} for left in range(3)]
+    events: list[str] = []
+
+    async def receive() -> Any:
+        events.append("received")
+        return parts.pop()
+
+    async def send(message: Any) -> None:
+        events.append(message["type"])
+
+    headers = [(b"host", b"localhost")]
+    if declared_bytes is not None:
+        headers.append((b"content-length", str(declared_bytes).encode()))
+    scope = {"type": "http", "path": "/body", "headers": headers}
+    guard = Guard(read, ApiSettings(tmp_path, maximum_upload_bytes=200_000))
+    if declared_bytes is None:
+        with pytest.raises(HTTPException):
+            asyncio.run(guard(scope, receive, send))
+        assert events == ["received"] * 3
+        return
+    asyncio.run(guard(scope, receive, send))
+    assert events == [*["received"] * 3, "http.response.start", "http.response.body"]
+    # Who asks before it sends is answered at once, and what is far too long is not waited for.
+    events.clear()
+    asyncio.run(guard(scope | {"headers": [*headers, (b"expect", b"100-continue")]}, receive, send))
+    assert events == ["http.response.start", "http.response.body"]
+
+
+def test_a_refused_body_without_end_is_given_up(tmp_path: Path) -> None:
+    received_bytes = 0
+
+    async def receive() -> Any:
+        nonlocal received_bytes
+        received_bytes += 100_000
+        return {"type": "http.request", "body": b"x" * 100_000, "more_body": True}
+
+    async def send(_message: Any) -> None:
+        pass
+
+    async def read(scope: Any, receive: Any, send: Any) -> None:
+        raise AssertionError
+
+    scope = {"type": "http", "path": "/body", "headers": [(b"host", b"elsewhere")]}
+    asyncio.run(Guard(read, ApiSettings(tmp_path, maximum_upload_bytes=200_000))(scope, receive, send))
+    assert received_bytes == 500_000
+
+
 def test_a_body_that_does_not_arrive_is_given_up(tmp_path: Path) -> None:
     async def read(scope: Any, receive: Any, send: Any) -> None:
         while (await receive()).get("more_body"):
