@@ -65,6 +65,15 @@ def entity_tag(record: ImageRecord) -> str:
     return f'"{record.content_hash}"'
 
 
+def is_in_place(record: ImageRecord) -> bool:
+    """Whether a file of the right size lies where the image was indexed, told without reading it."""
+    try:
+        status = record.path.stat()
+    except OSError:
+        return False
+    return stat.S_ISREG(status.st_mode) and status.st_size == record.size_bytes
+
+
 def _open_unchanged(record: ImageRecord) -> IO[bytes]:
     # Not blocking, should the file have become a pipe that nobody writes.
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,14 +13,14 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from app.api import bodies
 from app.api.metrics import CONTENT_TYPE
-from app.api.originals import entity_tag, original
+from app.api.originals import entity_tag, is_in_place, original
 from app.api.problems import ApiError
 from app.api.services import Services  # noqa: TC001  (FastAPI reads the annotation)
 from app.thumbnails import thumbnail
 from search import QueryError
 from search.grouping import Kind  # noqa: TC001  (FastAPI reads it)
 from search.ordering import Order  # noqa: TC001  (Pydantic reads it)
-from search.query import LARGEST_ID, MAXIMUM_CHARACTERS, ImagePath, expand, parse, texts_of
+from search.query import LARGEST_ID, MAXIMUM_CHARACTERS, ImagePath, ImageUpload, expand, parse, texts_of
 from search.query import Query as Parsed
 from search.saved import SavedQueries
 
@@ -36,6 +37,7 @@ MAXIMUM_MARKED = 100
 LONGEST_PAGE = 10_000
 """Characters; the name of a file may be in it."""
 UPLOAD_NAME = "picture"
+_UPLOAD_TERM = f"upload:{UPLOAD_NAME} "
 _Q_WITH_PICTURE = (
     f"In the query language of Imago; `upload:{UPLOAD_NAME}` is the picture, in front unless named"
 )
@@ -95,10 +97,12 @@ async def search_by_picture(
     tools: Services,
     options: Annotated[Options, Query()],
     picture: Annotated[UploadFile, File(description="An image file")],
-    q: Annotated[str, Form(max_length=MAXIMUM_CHARACTERS, description=_Q_WITH_PICTURE)] = "",
+    q: Annotated[
+        str, Form(max_length=MAXIMUM_CHARACTERS - len(_UPLOAD_TERM), description=_Q_WITH_PICTURE)
+    ] = "",
 ) -> bodies.AnswerBody:
     """Find the images that look like an uploaded one, and, if there are words as well, as the words say."""
-    prefix = "" if f"upload:{UPLOAD_NAME}" in q else f"upload:{UPLOAD_NAME} "
+    prefix = "" if _names_the_upload(q) else _UPLOAD_TERM
 
     def ask(library: Library) -> bodies.AnswerBody:
         image = _decoded(tools, library, picture)
@@ -177,7 +181,7 @@ def image_thumbnail(tools: Services, image_id: ImageId, if_none_match: IfNoneMat
 def image_original(tools: Services, image_id: ImageId, if_none_match: IfNoneMatch = None) -> Response:
     """Send an image's file, as long as it is the one that was indexed."""
     record = tools.shelf.ask(lambda library: _record(library, image_id))
-    if _has_it(if_none_match, record):
+    if _has_it(if_none_match, record) and is_in_place(record):
         return Response(status_code=HTTPStatus.NOT_MODIFIED, headers={"ETag": entity_tag(record)})
     return original(record)
 
@@ -259,6 +263,12 @@ def _checked(text: str) -> Parsed:
                 length=term.length,
             )
     return query
+
+
+def _names_the_upload(text: str) -> bool:
+    with suppress(QueryError):  # said when it is asked
+        return any(term.target == ImageUpload(UPLOAD_NAME) for term in parse(text).terms)
+    return False
 
 
 def _decoded(tools: Toolbox, library: Library, picture: UploadFile) -> Image.Image:

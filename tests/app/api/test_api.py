@@ -147,6 +147,18 @@ def test_a_thumbnail_is_small_and_made_once(client: TestClient, indexed: tuple[P
     assert client.get(f"/v1/images/{image_id}/thumbnail", headers=headers).status_code == 304
 
 
+def test_who_has_an_original_is_told_that_it_is_gone(
+    own: tuple[Path, Path], connect: Callable[..., TestClient]
+) -> None:
+    image_id = id_of(own[0], own[1] / "2.png")
+    client = connect(own[0])
+    tag = client.get(f"/v1/images/{image_id}/original").headers["etag"]
+    (own[1] / "2.png").unlink()
+    for tags in (tag, "*"):
+        response = client.get(f"/v1/images/{image_id}/original", headers={"If-None-Match": tags})
+        assert (response.status_code, response.json()["code"]) == (410, "file_gone")
+
+
 def replace_by_link(file: Path, secret: Path) -> None:
     file.unlink()
     file.symlink_to(secret)

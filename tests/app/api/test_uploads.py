@@ -85,6 +85,29 @@ def test_words_beside_a_picture_change_the_order_and_may_name_it(
     assert [hit["score"] for hit in alone["hits"]] != [hit["score"] for hit in both["hits"]]
 
 
+def test_only_a_term_that_is_the_picture_stands_for_it(
+    client: TestClient, indexed: tuple[Path, Path]
+) -> None:
+    picture = {"picture": ("4.png", (indexed[1] / "4.png").read_bytes())}
+    response = client.post("/v1/search", files=picture, data={"q": '"upload:picture frame"'})
+    assert response.json()["query"] == 'upload:picture + "upload:picture frame"'
+
+
+def test_the_longest_words_beside_a_picture_are_as_long_as_is_said(
+    client: TestClient, indexed: tuple[Path, Path]
+) -> None:
+    picture = {"picture": ("4.png", (indexed[1] / "4.png").read_bytes())}
+    schema = client.get("/openapi.json").json()["components"]["schemas"]
+    (longest,) = {
+        body["properties"]["q"]["maxLength"]
+        for body in schema.values()
+        if {"q", "picture"} <= set(body.get("properties", {}))
+    }
+    for letters, status in ((longest, 200), (longest + 1, 422)):
+        response = client.post("/v1/search", files=picture, data={"q": "x" * letters})
+        assert response.status_code == status, response.text
+
+
 def test_an_error_in_the_words_points_at_its_place_in_them(
     client: TestClient, indexed: tuple[Path, Path]
 ) -> None:
