@@ -6,12 +6,15 @@ library, and what lies there must still have that hash.
 
 from __future__ import annotations
 
+import asyncio
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from starlette.concurrency import run_in_threadpool
+from anyio import CapacityLimiter, to_thread
+from starlette.convertors import Convertor, register_url_convertor
+from starlette.requests import ClientDisconnect
 from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Route
 
@@ -34,6 +37,21 @@ if TYPE_CHECKING:
 WORLD = Path(__file__).parent / "world.json"
 """The outline of the world behind a picture's place: maps from elsewhere would tell others where one was."""
 
+
+class _Number(Convertor[int]):
+    """A number in an address that SQLite may know; Starlette's own has no limit, and Python fails at 4,300 digits."""
+
+    regex = "[0-9]{1,19}"
+
+    def convert(self, value: str) -> int:
+        return int(value)
+
+    def to_string(self, value: int) -> str:
+        return str(value)
+
+
+register_url_convertor("number", _Number())
+
 _CONTENT_HASH = re.compile(r"[0-9a-f]{64}")
 
 HEADERS = {
@@ -42,6 +60,12 @@ HEADERS = {
     "Content-Security-Policy": "default-src 'none'; sandbox",
 }
 """Other sites may neither show nor read what lies here, and nothing in a file may run."""
+
+UPLOAD_SECONDS = 60
+"""In which a picture must have arrived."""
+
+_UPLOADS_AT_ONCE = 8
+"""Each may hold `MAXIMUM_UPLOAD_BYTES`; others wait unread."""
 
 FOREVER = {"Cache-Control": "private, max-age=31536000, immutable"}
 """The address names the content, so what it shows never changes."""
@@ -85,16 +109,28 @@ def picture_routes(library_path: Path | str) -> list[Route]:
         headers = HEADERS | {"Cache-Control": "no-cache"}
         return Response(points_of(layout), media_type="application/octet-stream", headers=headers)
 
-    base = "/pictures/{image_id:int}/{content_hash}"
+    at_once = asyncio.Semaphore(_UPLOADS_AT_ONCE)
+    threads = CapacityLimiter(
+        _UPLOADS_AT_ONCE
+    )  # pictures that wait for a decoder must not hold up the thumbnails
+
+    async def upload(request: Request) -> Response:
+        # A page from elsewhere cannot set this header without being asked first, and is never allowed to.
+        if request.headers.get("x-imago") != "1":
+            return JSONResponse({"detail": "Uploads come from Imago's own page only."}, 403, HEADERS)
+        async with at_once:
+            return await _take_upload(request, threads)
+
+    base = "/pictures/{image_id:number}/{content_hash}"
     return [
         Route(f"{base}/thumbnail.webp", by_id(thumbnail)),
         Route(f"{base}/view.jpg", by_id(view)),
         Route(f"{base}/details.json", by_id(details)),
         Route(f"{base}/original", by_id(_original)),
-        Route("/pictures/{image_id:int}/thumbnail.webp", thumbnail_by_id),
+        Route("/pictures/{image_id:number}/thumbnail.webp", thumbnail_by_id),
         Route("/world.json", _world),
-        Route("/maps/{name}-{state:int}.bin", points),
-        Route("/uploads", _upload, methods=["POST"]),
+        Route("/maps/{name}-{state:number}.bin", points),
+        Route("/uploads", upload, methods=["POST"]),
         Route("/uploads/{name}.webp", _upload_thumbnail),
     ]
 
@@ -135,20 +171,25 @@ def _original(record: ImageRecord) -> Response | None:
     return Response(file.data, media_type="application/octet-stream", headers=headers)
 
 
-async def _upload(request: Request) -> Response:
-    # A page from elsewhere cannot set this header without being asked first, and is never allowed to.
-    if request.headers.get("x-imago") != "1":
-        return JSONResponse({"detail": "Uploads come from Imago's own page only."}, 403, HEADERS)
+async def _take_upload(request: Request, threads: CapacityLimiter) -> Response:
     data = bytearray()
-    async for block in request.stream():
-        data += block
-        if len(data) > MAXIMUM_UPLOAD_BYTES:
-            limit = MAXIMUM_UPLOAD_BYTES >> 20
-            return JSONResponse(
-                {"detail": f"The picture is larger than the limit of {limit} MiB."}, 413, HEADERS
-            )
     try:
-        name = await run_in_threadpool(uploads.add, bytes(data))
+        async with asyncio.timeout(UPLOAD_SECONDS):
+            async for block in request.stream():
+                data += block
+                if len(data) > MAXIMUM_UPLOAD_BYTES:
+                    limit = MAXIMUM_UPLOAD_BYTES >> 20
+                    return JSONResponse(
+                        {"detail": f"The picture is larger than the limit of {limit} MiB."}, 413, HEADERS
+                    )
+    except TimeoutError:
+        return JSONResponse(
+            {"detail": f"The picture did not arrive whole within {UPLOAD_SECONDS} seconds."}, 408, HEADERS
+        )
+    except ClientDisconnect:
+        return Response(status_code=400)  # nobody is there to read it
+    try:
+        name = await to_thread.run_sync(uploads.add, bytes(data), limiter=threads)
     except DecodersBusyError as error:
         return JSONResponse({"detail": str(error)}, 503, HEADERS)
     except SearchError as error:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 import streamlit as st
+from starlette.datastructures import Headers
 from starlette.middleware import Middleware
 from starlette.responses import PlainTextResponse
 
@@ -103,10 +104,11 @@ def browser_app(library_path: Path | str, *, host: str, opens: str | None = None
 
 
 class OwnNameOnly:
-    """Refuses requests that reached this machine under a name which is not its own.
+    """Refuses requests that reached this machine under a name which is not its own, or from a page which is not ours.
 
     A site elsewhere can point its own name at 127.0.0.1; to a browser it would then be of one origin with us,
-    and could read everything. Its requests still carry its name.
+    and could read everything. Its requests still carry its name. And any page can open a WebSocket to any address:
+    Streamlit refuses most of them, but asks the Internet for this machine's address first, and waits for it.
     """
 
     def __init__(self, app: ASGIApp, host: str) -> None:
@@ -116,8 +118,11 @@ class OwnNameOnly:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass on what came under our own name, and the server's own events."""
         if scope["type"] in {"http", "websocket"}:
-            given = dict(scope["headers"]).get(b"host", b"").decode("latin-1")
-            if re.sub(r":\d+$", "", given).lower() not in self._names:
+            headers = Headers(scope=scope)
+            given = headers.get("host", "")
+            origin = headers.get("origin")
+            is_own_page = origin is None or origin.partition("://")[2] == given
+            if re.sub(r":\d+$", "", given).lower() not in self._names or not is_own_page:
                 await PlainTextResponse("Open Imago under its own address.", 400)(scope, receive, send)
                 return
         await self._app(scope, receive, send)

@@ -1,12 +1,15 @@
 """What is served besides the page: by id and content, and nothing else."""
 
+import asyncio
 import hashlib
 import shutil
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -121,6 +124,9 @@ def test_details_name_what_is_known_and_how_to_find_its_like(
         "/pictures/999999/" + "0" * 64 + "/original",
         "/pictures/99999999999999999999999/" + "0" * 64 + "/original",
         "/pictures/-1/" + "0" * 64 + "/original",
+        "/pictures/" + "9" * 5000 + "/thumbnail.webp",
+        "/pictures/" + "9" * 19 + "/thumbnail.webp",
+        "/maps/all-" + "9" * 5000 + ".bin",
         "/pictures/{id}/" + "0" * 64 + "/original",
         "/pictures/{id}/../../../etc/passwd",
         "/pictures/{id}/%2e%2e%2f%2e%2e%2fetc%2fpasswd/original",
@@ -256,6 +262,102 @@ def test_a_name_that_is_not_ours_is_refused(indexed_gallery: Path, host: str, st
     )
     answer = TestClient(application).get("/pictures/1/0/original", headers={"Host": host})
     assert answer.status_code == status
+
+
+@pytest.mark.parametrize("kind", ["http", "websocket"])
+@pytest.mark.parametrize(
+    ("origin", "passes"),
+    [
+        (None, True),
+        ("http://127.0.0.1:8501", True),
+        ("http://localhost:8501", False),
+        ("http://127.0.0.1:3000", False),
+        ("https://evil.example", False),
+        ("null", False),
+    ],
+)
+def test_pages_from_elsewhere_are_stopped_at_the_door(kind: str, origin: str | None, passes: bool) -> None:
+    passed: list[str] = []
+
+    async def app(scope: Any, _receive: Any, _send: Any) -> None:
+        passed.append(scope["type"])
+
+    async def receive() -> Any:
+        return {"type": f"{kind}.connect"}
+
+    async def send(_message: Any) -> None:
+        pass
+
+    headers = [(b"host", b"127.0.0.1:8501")] + ([] if origin is None else [(b"origin", origin.encode())])
+    scope = {"type": kind, "path": "/_stcore/stream", "headers": headers}
+    asyncio.run(OwnNameOnly(app, host="127.0.0.1")(scope, receive, send))
+    assert passed == ([kind] if passes else [])
+
+
+def test_uploads_hold_nothing_else_up(indexed_gallery: Path) -> None:
+    """Whoever waits for a decoder, or sends slowly, takes no thread from the thumbnails."""
+    waiting, let_go = threading.Semaphore(0), threading.Event()
+
+    class Slow(uploads_module.Uploads):
+        def add(self, data: bytes) -> str:
+            waiting.release()
+            let_go.wait(60)
+            return "done"
+
+    record = record_of(indexed_gallery, "0.png")
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        TestClient(Starlette(routes=picture_routes(indexed_gallery))) as client,
+    ):
+        patch.setattr("app.browser.pictures.uploads", Slow())
+        with ThreadPoolExecutor(50) as pool:
+            try:
+                sent = [
+                    pool.submit(client.post, "/uploads", content=b"x", headers={"X-Imago": "1"})
+                    for _ in range(50)
+                ]
+                assert waiting.acquire(timeout=60)
+                assert client.get(address(record, "thumbnail.webp")).status_code == 200
+                assert not any(answer.done() for answer in sent)
+            finally:
+                let_go.set()
+            assert {answer.result().status_code for answer in sent} == {200}
+
+
+def test_an_upload_that_does_not_arrive_is_given_up(
+    indexed_gallery: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.browser.pictures.UPLOAD_SECONDS", 0.1)
+    application = Starlette(routes=picture_routes(indexed_gallery))
+    messages: list[Any] = []
+
+    def upload(then: Any) -> None:
+        parts = [{"type": "http.request", "body": b"x", "more_body": True}]
+
+        async def receive() -> Any:
+            return parts.pop() if parts else await then()
+
+        async def send(message: Any) -> None:
+            messages.append(message)
+
+        scope = {
+            "type": "http",
+            "method": "POST",
+            "path": "/uploads",
+            "query_string": b"",
+            "headers": [(b"x-imago", b"1")],
+        }
+        asyncio.run(asyncio.wait_for(application(scope, receive, send), 30))
+
+    async def nothing() -> Any:
+        await asyncio.get_running_loop().create_future()
+
+    async def gone() -> Any:
+        return {"type": "http.disconnect"}
+
+    upload(nothing)
+    assert messages[0]["status"] == 408
+    upload(gone)  # no error that would be logged
 
 
 def test_a_thumbnail_by_id_leads_to_that_of_its_content(client: TestClient, indexed_gallery: Path) -> None:
