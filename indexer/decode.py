@@ -252,7 +252,8 @@ def open_image(data: bytes, image_format: str) -> Image:
     if image_format == "heic":
         _register_heif()
     Image.MAX_IMAGE_PIXELS = None  # our own limit counts what will really be decoded
-    image = Image.open(io.BytesIO(data), formats=PILLOW_FORMATS[image_format])
+    # The first alone: Pillow itself makes an MPO of a JPEG that is one, and knows no other way to open it.
+    image = Image.open(io.BytesIO(data), formats=PILLOW_FORMATS[image_format][:1])
     if image_format == "jpeg":
         # All at once: in Pillow's pieces of 64 KiB every byte is copied twice, and the decoder stops at each end.
         image.decodermaxblock = len(data)

@@ -89,6 +89,28 @@ def test_the_first_frame_of_an_animation(tmp_path):
     assert pixels[..., 1].max() < 5
 
 
+def test_a_jpeg_of_several_pictures_is_its_first_and_decoded_small(tmp_path):
+    path = tmp_path / "a.jpg"
+    colours = [Image.new("RGB", (1600, 1200), colour) for colour in ((200, 30, 30), (30, 30, 200))]
+    colours[0].save(path, "MPO", save_all=True, append_images=colours[1:])
+    pixels, metadata = load(path)
+    assert (metadata.width_pixels, metadata.height_pixels) == (1600, 1200)
+    assert pixels.reshape(-1, 3).mean(axis=0) == pytest.approx([200, 30, 30], abs=4)
+    image = open_image(path.read_bytes(), "jpeg")
+    assert image.format == "MPO"
+    shrink_while_decoding(image, 100)
+    assert image.size == (200, 150)
+
+
+@pytest.mark.parametrize("length", [3, 4, 20])
+def test_a_jpeg_that_ends_in_its_head_is_called_damaged(tmp_path, length):
+    path = tmp_path / "a.jpg"
+    Image.new("RGB", (40, 30)).save(path)
+    path.write_bytes(path.read_bytes()[:length])
+    with pytest.raises(RefusedError, match="begins like JPEG, but is damaged"):
+        load(path)
+
+
 def test_a_large_jpeg_is_decoded_small_but_never_too_small(tmp_path):
     path = draw(tmp_path / "a.jpg", 1, (800, 600))
     image = open_image(path.read_bytes(), "jpeg")
