@@ -194,6 +194,7 @@ class _Run:
         self.counts = Counts()
         self.stopwatch = Stopwatch()
         self.notices: list[str] = []
+        self.unusable: list[str] = []
         self.new_roots: list[KnownRoot] = []
         self.is_interrupted = False
         self._should_stop = should_stop
@@ -322,6 +323,8 @@ class _Run:
         ).run(tasks)
 
     def _say_nothing_found(self, scopes: list[Scope], comparison: Comparison) -> str:
+        if not scopes:
+            return f"Nothing to index: {'; '.join(self.unusable)}. Check the spelling."
         places = ", ".join(display_path(scope.folder) for scope in scopes)
         if comparison.unreadable:
             first = comparison.unreadable[0]
@@ -392,11 +395,18 @@ class _Run:
                 continue
             alike = sorted(roots, key=lambda root: relative_to_root(folder, root.path) is None)
             home = next((root for root in alike if comes_to(root.path, folder)), None)
-            if home is not None:
-                scopes.append(Scope(home, below(folder, home.path) or ""))
+            prefix = "" if home is None else below(folder, home.path) or ""
+            # A folder of a root whose disk is away, or of which pictures are known, may come again.
+            may_come = home is not None and (
+                not os.path.isdir(home.path)  # noqa: PTH112
+                or (not os.path.exists(folder) and self.catalog.files_below(home.id, prefix))  # noqa: PTH110
+            )
+            if not os.path.isdir(folder) and not may_come:  # noqa: PTH112
+                self.unusable.append(_why_unusable(folder))
+                self.notices.append(f"{_capitalized(self.unusable[-1])}; it was left out.")
                 continue
-            if not os.path.isdir(folder):  # noqa: PTH112
-                self.notices.append(f"There is no folder {display_path(folder)}; it was left out.")
+            if home is not None:
+                scopes.append(Scope(home, prefix))
                 continue
             with self.catalog.transaction():
                 new = self.catalog.add_root(folder)
@@ -468,10 +478,15 @@ def check_folders(library: Path, folders: list[str]) -> None:
     if (library / CATALOG_NAME).exists():
         return
     if folders and not any(os.path.isdir(folder) for folder in folders):  # noqa: PTH112
-        reasons = [
-            f"{display_path(folder)} is a file, not a folder"
-            if os.path.exists(folder)  # noqa: PTH110
-            else f"there is no folder {display_path(folder)}"
-            for folder in folders
-        ]
+        reasons = map(_why_unusable, folders)
         raise NothingToIndexError(f"Nothing to index: {'; '.join(reasons)}. Check the spelling.")
+
+
+def _why_unusable(folder: str) -> str:
+    if os.path.exists(folder):  # noqa: PTH110
+        return f"{display_path(folder)} is a file, not a folder"
+    return f"there is no folder {display_path(folder)}"
+
+
+def _capitalized(sentence: str) -> str:
+    return sentence[:1].upper() + sentence[1:]

@@ -349,6 +349,27 @@ def test_nothing_to_index(index, photos, library, tmp_path):
         index()
 
 
+def test_a_wrong_folder_within_a_root_is_not_taken_for_one_that_is_away(index, photos):
+    kept = draw(photos / "kept" / "a.png", 1)
+    file = draw(photos / "b.png", 2)
+    index()
+    for wrong, reason in ((photos / "ketp", "there is no folder .*ketp"), (file, r"b\.png is a file, not a")):
+        with pytest.raises(NothingToIndexError, match=reason):
+            index(wrong)
+        summary = index(photos / "kept", wrong)
+        assert (summary.unchanged, summary.offline_roots) == (1, [])
+        assert wrong.name in summary.notices[0]
+    kept.parent.rename(photos.parent / "elsewhere")
+    assert index(photos / "kept").offline_roots == [photos / "kept"]
+
+
+def test_a_missing_folder_is_named_when_there_is_a_library(index, photos, tmp_path):
+    draw(photos / "a.png", 1)
+    index()
+    with pytest.raises(NothingToIndexError, match=r"there is no folder .*nowhere"):
+        index(tmp_path / "nowhere")
+
+
 def test_a_missing_folder_among_others_is_said(index, photos, tmp_path):
     draw(photos / "a.png", 1)
     summary = index(photos, tmp_path / "nowhere")
