@@ -86,6 +86,10 @@ def run_and_translate(command: click.Command) -> int:
         result = _standalone(command)
     except click.ClickException as error:
         error.show()
+        if isinstance(error, (click.NoSuchOption, click.BadParameter)) and _takes_a_query(error.ctx):
+            click.echo(
+                "A query that begins with - goes after --, as in: imago search -- '-in:raw dog'", err=True
+            )
         return error.exit_code
     except (KeyboardInterrupt, click.Abort):
         _complain("stopped")
@@ -102,11 +106,15 @@ def run_and_translate(command: click.Command) -> int:
             name = type(error).__name__
             line = (
                 f"this is a defect in Imago: {name}: {error}. Run it again with IMAGO_DEBUG=1 for the "
-                "details to report. Your pictures and your library were not changed by it"
+                "details to report. Your pictures were not changed by it, and what the library had stays"
             )
         _complain(line)
         return EXIT_FAILED
     return result if isinstance(result, int) else 0
+
+
+def _takes_a_query(context: click.Context | None) -> bool:
+    return context is not None and any(parameter.name == "query" for parameter in context.command.params)
 
 
 def _standalone(command: Callable[..., object]) -> object:

@@ -44,7 +44,7 @@ def evaluate(
     library_path: Path | str,
     as_json: bool,
 ) -> None:
-    r"""Measure a model on pictures with captions or on folders of classes, or the index of a library.
+    """Measure a model on pictures with captions or on folders of classes, or the index of a library.
 
     \b
     imago eval FOLDER --captions FILE      recall and median rank, texts to images and back
@@ -52,7 +52,7 @@ def evaluate(
     imago eval --index [--captions FILE]   recall of the library's index against exact search
 
     Nothing is changed. Only --index looks at a library.
-    """
+    """  # noqa: D301  (click wants the character)
     from search import evaluation
 
     texts = evaluation.read_captions(captions, split) if captions is not None else []

@@ -87,13 +87,13 @@ def search(
     library_path: Path | str,
     **presentation: Any,
 ) -> None:
-    r"""Find the pictures that fit QUERY: words, pictures, filters, in any mixture.
+    """Find the pictures that fit QUERY: words, pictures, filters, in any mixture.
 
     \b
     imago search "a dog on the beach"
     imago search "beach + sunset - people after:2023"
     imago search '"./my photo.jpg" + night'
-    """
+    """  # noqa: D301  (click wants the character)
     from search import Library
     from search.fetch import fetch_image
 

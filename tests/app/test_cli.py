@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -338,6 +339,49 @@ def test_every_command_has_help_and_stands_in_the_readme(run: Run) -> None:
         assert outcome.exit_code == 0
         assert command.help
         assert f"imago {name}" in readme or f"make {name}" in readme, name
+
+
+def test_help_shows_one_example_a_line(run: Run) -> None:
+    for name, start in (
+        ("search", '  imago search "a dog on the beach"'),
+        ("eval", "  imago eval FOLDER --classes "),
+    ):
+        said = run(name, "--help").out
+        assert "\\b" not in said
+        assert any(line.startswith(start) for line in said.splitlines()), said
+
+
+@pytest.mark.parametrize("query", ["-in:raw dog", "-near:48,2,10km", "- dog"])
+def test_a_query_that_looks_like_an_option_is_told_how(run: Run, query: str) -> None:
+    outcome = run("search", query)
+    assert outcome.exit_code == 2
+    assert "imago search -- '-in:raw dog'" in outcome.err
+    assert "imago search --" not in run("status", "-x").err
+
+
+@pytest.mark.skipif(os.name != "posix", reason="closes the output as a shell of POSIX does")
+@pytest.mark.parametrize(
+    "words", ["index", "search dog --all", "search dog --all --format csv", "status --json"]
+)
+def test_a_closed_output_is_no_defect(run: Run, pictures: Path, words: str) -> None:
+    run("index", pictures)
+    command = f"{shlex.quote(sys.executable)} -m app {words} >&-"
+    outcome = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
+    assert (outcome.returncode, "defect" in outcome.stderr) == (0, False), outcome.stderr
+
+
+@pytest.mark.skipif(os.name != "posix", reason="sends a POSIX signal")
+def test_ctrl_c_while_it_starts_shows_no_traceback() -> None:
+    program = (
+        "import sys, types\n"
+        "class Slow(types.ModuleType):\n"
+        "    def __getattr__(self, name): raise KeyboardInterrupt\n"
+        "sys.modules['app.cli'] = Slow('app.cli')\n"
+        "from app.__main__ import main\n"
+        "main()\n"
+    )
+    outcome = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (outcome.returncode, outcome.stderr) == (130, "imago: stopped\n")
 
 
 def test_a_defect_is_named_without_a_traceback(
