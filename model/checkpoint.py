@@ -167,7 +167,7 @@ def read_json(path: Path) -> dict[str, Any]:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise CheckpointError(f"{path.parent} is no checkpoint: it has no {path.name}") from None
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise CheckpointError(f"{path} cannot be read as JSON ({error}): fetch it again") from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} should hold a JSON object, it holds a {type(content).__name__}")
@@ -205,17 +205,22 @@ def write_checkpoint(
     put_in_place(unfinished, folder / CONFIG_NAME)
 
 
-def _shards(index: Path) -> list[Path]:
-    """The files that an index names, all of them there."""
+def names_of_shards(index: Path) -> list[str]:
+    """The files that an index names beside it, sorted; CheckpointError if it is damaged or names others."""
     content = read_json(index)
     weight_map = content.get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise CheckpointError(f"{index} names no shards (no weight_map): fetch it again")
-    names = sorted(set(weight_map.values()))
     # An index comes from elsewhere and must not point out of its folder.
-    strange = [name for name in names if not isinstance(name, str) or Path(name).name != name]
+    strange = [name for name in weight_map.values() if not isinstance(name, str) or Path(name).name != name]
     if strange:
-        raise CheckpointError(f"{index} names files outside its folder: {strange}")
+        raise CheckpointError(f"{index} names files outside its folder: {strange[:5]!r:.200}")
+    return sorted(set(weight_map.values()))
+
+
+def _shards(index: Path) -> list[Path]:
+    """The files that an index names, all of them there."""
+    names = names_of_shards(index)
     missing = [name for name in names if not (index.parent / name).exists()]
     if missing:
         raise CheckpointError(
@@ -251,7 +256,7 @@ def _read_header(path: Path) -> dict[str, _Place]:
             for name, entry in header.items()
             if name != "__metadata__"
         }
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise CheckpointError(f"{path}: its header is damaged ({error!r}): fetch it again") from error
     needed_bytes = max((place.end_bytes for place in places.values()), default=0)
     if needed_bytes > size_bytes:

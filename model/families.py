@@ -17,6 +17,7 @@ from model.checkpoint import (
     FLAX_NAME,
     SAFETENSORS_INDEX_NAME,
     SAFETENSORS_NAME,
+    names_of_shards,
     open_weights,
     read_json,
 )
@@ -309,8 +310,7 @@ def _weight_files(folder: Path) -> tuple[Path, ...]:
     if (folder / SAFETENSORS_NAME).is_file():
         return (folder / SAFETENSORS_NAME,)
     if (folder / SAFETENSORS_INDEX_NAME).is_file():
-        names = set(read_json(folder / SAFETENSORS_INDEX_NAME).get("weight_map", {}).values())
-        return tuple(folder / name for name in sorted(names))
+        return tuple(folder / name for name in names_of_shards(folder / SAFETENSORS_INDEX_NAME))
     return (folder / FLAX_NAME,) if (folder / FLAX_NAME).is_file() else ()
 
 
@@ -346,13 +346,19 @@ def _integer(settings: Mapping[str, Any], key: str, default: int | None = None) 
 
 
 def _check_image_size(description: CheckpointDescription) -> None:
-    declared = _section(description.settings, "vision_config").get("image_size")
+    vision = _section(description.settings, "vision_config")
+    declared = vision.get("image_size")
     if declared is None:
         return
     height, width = (
         declared if isinstance(declared, (list, tuple)) and len(declared) == 2 else (declared, declared)
     )
     made = (description.preprocessor.input_height_pixels, description.preprocessor.input_width_pixels)
+    # DINOv2 was trained at 518 pixels, is used at 224, and interpolates the embeddings of its places.
+    patch = vision.get("patch_size", 14)
+    smallest = max(patch) if isinstance(patch, (list, tuple)) else patch
+    if vision.get("model_type") == "dinov2" and min(made) >= smallest:
+        return
     if made != (height, width):
         raise CheckpointError(
             f"{description.folder} does not agree with itself: its vision tower takes pictures of {height}x{width} "

@@ -172,6 +172,9 @@ _FIXED_EXTENSIONS = {0xD4: 1, 0xD5: 2, 0xD6: 4, 0xD7: 8, 0xD8: 16}
 
 def _dtype(name: str) -> np.dtype[Any]:
     try:
-        return np.dtype(name)
-    except TypeError as error:
+        dtype = np.dtype(name)
+    except (TypeError, SyntaxError, ValueError) as error:
         raise ValueError(f"unknown dtype {name!r}") from error
+    if dtype.hasobject or dtype.fields is not None:
+        raise ValueError(f"dtype {name!r} is not of numbers")
+    return dtype

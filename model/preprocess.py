@@ -559,7 +559,7 @@ def _lab_to_rgb(image: Image.Image) -> Image.Image:
 def _read_json_object(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(
             f"{path} cannot be read as JSON ({error}). Fetch the checkpoint again."
         ) from error

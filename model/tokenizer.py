@@ -331,7 +331,7 @@ def read_tokenizer_settings(folder: Path) -> dict[str, Any]:
             continue
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise CheckpointError(
                 f"{path} cannot be read as JSON ({error}). Fetch the checkpoint again."
             ) from error

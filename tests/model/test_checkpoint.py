@@ -261,6 +261,16 @@ def wrong_sizes(folder: Path, weights: Arrays) -> None:
     (folder / "model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + bytes(4))
 
 
+def endless_header(folder: Path, weights: Arrays) -> None:
+    header = b"[" * 200_000
+    (folder / "model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header)
+
+
+def boundless_shape(folder: Path, weights: Arrays) -> None:
+    header = b'{"a": {"dtype": "F32", "shape": [Infinity], "data_offsets": [0, 4]}}'
+    (folder / "model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + bytes(4))
+
+
 def shard_missing(folder: Path, weights: Arrays) -> None:
     shard(folder, weights)
     (folder / "model-00002-of-00003.safetensors").unlink()
@@ -298,6 +308,8 @@ def no_config(folder: Path, weights: Arrays) -> None:
         (lambda folder, weights: cut(folder, weights, 0.0), r"cut short: it has 0 bytes"),
         (lfs_pointer, "Git LFS pointer"),
         (bad_header, "header is damaged"),
+        (endless_header, "header is damaged"),
+        (boundless_shape, "header is damaged"),
         (wrong_sizes, r"4 bytes for shape \(5,\)"),
         (shard_missing, r"lacks 1 of 3 shards \(model-00002-of-00003\.safetensors\)"),
         (shard_elsewhere, "outside its folder"),

@@ -221,6 +221,43 @@ def test_open_clip_without_a_tokenizer_has_clips(copy: Callable[[str], Path]) ->
         encoder.encode_texts(["dog"])
 
 
+def test_dinov2_takes_smaller_pictures_than_it_was_trained_with(copy: Callable[[str], Path]) -> None:
+    from model.dual_encoder import VisionTextDualEncoderModel
+
+    folder = copy("dual-dinov2-xlm-roberta")
+    vision = json.loads((folder / "config.json").read_text())["vision_config"]
+    write_tokenizer(folder, pad_token=WORDS[1])
+    smaller = vision["image_size"] - vision["patch_size"]
+    write_preprocessor(folder, smaller, smaller)
+    encoder, model = Encoder.load(folder), VisionTextDualEncoderModel.from_pretrained(folder)
+    pixels = pixels_of(encoder, 2)
+    expected = unit(model.get_image_features(values_of(encoder, pixels)))
+    np.testing.assert_allclose(encoder.encode_pixels(pixels), expected, atol=2e-3)
+    write_preprocessor(folder, vision["patch_size"] - 1, vision["patch_size"] - 1)
+    with pytest.raises(CheckpointError, match="does not agree with itself"):
+        Encoder.load(folder)
+
+
+@pytest.mark.parametrize("weight_map", [None, ["a"], {"a": 1, "b": "x"}, {"a": [1]}, {"a": "../x"}])
+def test_a_damaged_index_of_shards_is_named(copy: Callable[[str], Path], weight_map: object) -> None:
+    folder = copy("siglip")
+    write_preprocessor(folder, 23, 23)
+    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    with pytest.raises(CheckpointError, match=r"names no shards|outside its folder"):
+        Encoder.load(folder)
+
+
+@pytest.mark.parametrize("name", ["config.json", "preprocessor_config.json", "tokenizer_config.json"])
+def test_endless_brackets_are_no_json(copy: Callable[[str], Path], name: str) -> None:
+    folder = copy("siglip")
+    write_preprocessor(folder, 23, 23)
+    write_tokenizer(folder)
+    (folder / name).write_text("[" * 200_000)
+    with pytest.raises(CheckpointError, match=f"{name} cannot be read as JSON"):
+        Encoder.load(folder)
+
+
 def test_a_folder_in_both_dresses_is_read_as_transformers(copy: Callable[[str], Path]) -> None:
     folder = copy("open-clip-plain")
     other = copy("siglip")

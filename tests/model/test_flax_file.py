@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
+import msgpack
 import numpy as np
 import pytest
 from flax.serialization import msgpack_serialize
@@ -79,6 +80,15 @@ def test_damage_is_named_whatever_it_is(file: Path) -> None:
             continue
         for name in source.shapes:
             source.read(name)
+
+
+@pytest.mark.parametrize("name", ["object", "(2,", "i4,f4", "nonsense"])
+def test_a_dtype_that_is_not_of_numbers_is_named(tmp_path: Path, name: str) -> None:
+    array = msgpack.packb(([1], name, b"1234"))
+    path = tmp_path / "flax_model.msgpack"
+    path.write_bytes(msgpack.packb({"a": msgpack.ExtType(1, array)}))
+    with pytest.raises(CheckpointError, match="dtype"):
+        FlaxFileSource(path)
 
 
 def test_what_is_no_array_is_named(tmp_path: Path) -> None:
