@@ -395,18 +395,18 @@ class _Run:
                 continue
             alike = sorted(roots, key=lambda root: relative_to_root(folder, root.path) is None)
             home = next((root for root in alike if comes_to(root.path, folder)), None)
-            prefix = "" if home is None else below(folder, home.path) or ""
+            inside = "" if home is None else below(folder, home.path) or ""
             # A folder of a root whose disk is away, or of which pictures are known, may come again.
             may_come = home is not None and (
                 not os.path.isdir(home.path)  # noqa: PTH112
-                or (not os.path.exists(folder) and self.catalog.files_below(home.id, prefix))  # noqa: PTH110
+                or (not os.path.exists(folder) and self.catalog.files_below(home.id, inside))  # noqa: PTH110
             )
             if not os.path.isdir(folder) and not may_come:  # noqa: PTH112
                 self.unusable.append(_why_unusable(folder))
                 self.notices.append(f"{_capitalized(self.unusable[-1])}; it was left out.")
                 continue
             if home is not None:
-                scopes.append(Scope(home, prefix))
+                scopes.append(Scope(home, inside))
                 continue
             with self.catalog.transaction():
                 new = self.catalog.add_root(folder)
