@@ -4,7 +4,7 @@ import asyncio
 import hashlib
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from io import BytesIO
@@ -34,6 +34,12 @@ def client(indexed_gallery: Path) -> Iterator[TestClient]:
     application = Starlette(routes=picture_routes(indexed_gallery))
     with TestClient(application) as client:
         yield client
+
+
+def run_apart(coroutine: Coroutine[Any, Any, None]) -> None:
+    """Run it in a thread of its own: where there was a real browser, this one has a loop already."""
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(asyncio.run, coroutine).result()
 
 
 def as_png(picture: Image.Image) -> bytes:
@@ -290,7 +296,7 @@ def test_pages_from_elsewhere_are_stopped_at_the_door(kind: str, origin: str | N
 
     headers = [(b"host", b"127.0.0.1:8501")] + ([] if origin is None else [(b"origin", origin.encode())])
     scope = {"type": kind, "path": "/_stcore/stream", "headers": headers}
-    asyncio.run(OwnNameOnly(app, host="127.0.0.1")(scope, receive, send))
+    run_apart(OwnNameOnly(app, host="127.0.0.1")(scope, receive, send))
     assert passed == ([kind] if passes else [])
 
 
@@ -347,7 +353,7 @@ def test_an_upload_that_does_not_arrive_is_given_up(
             "query_string": b"",
             "headers": [(b"x-imago", b"1")],
         }
-        asyncio.run(asyncio.wait_for(application(scope, receive, send), 30))
+        run_apart(asyncio.wait_for(application(scope, receive, send), 30))
 
     async def nothing() -> Any:
         await asyncio.get_running_loop().create_future()
