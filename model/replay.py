@@ -19,6 +19,7 @@ import json
 import os
 import platform
 import sys
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from model.packed_parameters import SharedParameters
 
 _KIND = "programs"
+_CHECKSUM_BYTES = 4
 
 # A model has about a dozen, of a megabyte or a few each; every update of the software makes new ones.
 _MOST_PROGRAMS = 100
@@ -173,7 +175,7 @@ class StoredProgram:
 
 
 def keep_program(name: str, program: StoredProgram) -> None:
-    """Keeps a program for `load_program`: a length, a head in JSON of that length, constants, code."""
+    """Keeps a program for `load_program`: a checksum, a length, a head in JSON of that length, constants, code."""
     entries, constants = [], []
     for parameter in program.parameters:
         entry = asdict(parameter)
@@ -182,7 +184,8 @@ def keep_program(name: str, program: StoredProgram) -> None:
             entry["bytes"] = len(parameter.content)
         entries.append(entry)
     head = json.dumps({"output_shape": program.output_shape, "parameters": entries}).encode("ascii")
-    write_entry(_KIND, name, b"".join([len(head).to_bytes(8, "little"), head, *constants, program.code]))
+    content = b"".join([len(head).to_bytes(8, "little"), head, *constants, program.code])
+    write_entry(_KIND, name, zlib.crc32(content).to_bytes(_CHECKSUM_BYTES, "little") + content)
     keep_newest(_KIND, _MOST_PROGRAMS)
 
 
@@ -206,8 +209,11 @@ def _failure_name() -> str:
 
 def load_program(name: str) -> StoredProgram | None:
     """Returns a kept program, or None if there is none or it is damaged."""
-    content = read_entry(_KIND, name)
-    if content is None or len(content) < 8:
+    kept = read_entry(_KIND, name)
+    if kept is None:
+        return None
+    checksum, content = kept[:_CHECKSUM_BYTES], kept[_CHECKSUM_BYTES:]
+    if len(content) < 8 or zlib.crc32(content) != int.from_bytes(checksum, "little"):
         return None
     end = 8 + int.from_bytes(content[:8], "little")
     parameters: list[Origin | Constant] = []

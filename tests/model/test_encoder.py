@@ -325,9 +325,11 @@ def test_a_damaged_cache_costs_time_and_nothing_else(tmp_path: Path, monkeypatch
     programs = list((tmp_path / "cache" / "programs").iterdir())
     assert len(programs) == 1
     content = programs[0].read_bytes()
-    for damaged in (b"", b"short", content[:-2000], content[:8] + b"x" * 100):
+    hole = content[:-9000] + bytes(5000) + content[-4000:]
+    for damaged in (b"", b"short", content[:-2000], content[:8] + b"x" * 100, hole):
         programs[0].write_bytes(damaged)
         np.testing.assert_array_equal(Encoder.load("starter").encode_texts(["dog"]), expected)
+        assert programs[0].read_bytes() != damaged  # a good one is there for the next start
 
 
 def test_a_cache_folder_that_cannot_be_written_is_no_hindrance(
