@@ -137,9 +137,12 @@ def test_a_connection_that_asks_for_nothing_is_ended(monkeypatch: pytest.MonkeyP
             for _ in range(2):  # a connection that asks is answered, again and again
                 writer.write(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
                 assert b"200" in await reader.readuntil(b"\r\n\r\nok")
-            writer.write(sent)
-            with suppress(ConnectionError):
-                assert await reader.read() == b""
+            new_reader, new_writer = await asyncio.open_connection(host, port)  # and one that never asks
+            for one, other in ((reader, writer), (new_reader, new_writer)):
+                other.write(sent)
+                with suppress(ConnectionError):
+                    assert await one.read() == b""
+            new_writer.close()
         finally:
             writer.close()
             server.close()
