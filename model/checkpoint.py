@@ -19,6 +19,7 @@ import ml_dtypes
 import numpy as np
 
 from model.errors import CheckpointError, UnsupportedCheckpointError
+from model.json_file import read_json
 from model.whole_file import put_in_place
 
 if TYPE_CHECKING:
@@ -159,19 +160,6 @@ def open_weights(folder: Path) -> WeightSource:
     raise CheckpointError(
         f"{folder} holds no weights: expected {SAFETENSORS_NAME}, {SAFETENSORS_INDEX_NAME} or {FLAX_NAME}"
     )
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The object that a JSON file of a checkpoint holds; CheckpointError if it is missing or holds none."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise CheckpointError(f"{path.parent} is no checkpoint: it has no {path.name}") from None
-    except (ValueError, OSError, RecursionError) as error:
-        raise CheckpointError(f"{path} cannot be read as JSON ({error}): fetch it again") from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path} should hold a JSON object, it holds a {type(content).__name__}")
-    return content
 
 
 def write_checkpoint(

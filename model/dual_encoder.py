@@ -16,13 +16,14 @@ import jax.numpy as jnp
 from flax import nnx
 
 from model.bert import BertConfig, BertModel
-from model.checkpoint import CONFIG_NAME, read_json
+from model.checkpoint import CONFIG_NAME
 from model.clip import CLIPTextConfig, CLIPTextModel, CLIPVisionConfig, CLIPVisionModel
 from model.configuration import Configuration
 from model.contrast import compare
 from model.dinov2 import Dinov2Config, Dinov2Model
 from model.errors import ConfigurationError, ModelInputError, UntrainedWeightsWarning
 from model.inputs import check_pair
+from model.json_file import read_json
 from model.layers import Build, Linear
 from model.outputs import DualEncoderOutput, ImageEmbeddingOutput, TextEmbeddingOutput, TowerOutput
 from model.pretrained import PretrainedModel, locate_folder

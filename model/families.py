@@ -19,11 +19,11 @@ from model.checkpoint import (
     SAFETENSORS_NAME,
     names_of_shards,
     open_weights,
-    read_json,
 )
 from model.errors import CheckpointError, ConfigurationError, UnsupportedCheckpointError
 from model.flax_file import FlaxFileSource
 from model.identity import fingerprint_of_settings
+from model.json_file import read_json
 from model.open_clip_files import (
     OPEN_CLIP_CONFIG_NAME,
     OPEN_CLIP_WEIGHTS_NAMES,
@@ -345,21 +345,24 @@ def _integer(settings: Mapping[str, Any], key: str, default: int | None = None) 
     return value
 
 
+def _sides(pixels: Any) -> tuple[Any, Any]:
+    """Height and width, of which configurations give one number if they are equal."""
+    return tuple(pixels) if isinstance(pixels, (list, tuple)) and len(pixels) == 2 else (pixels, pixels)
+
+
 def _check_image_size(description: CheckpointDescription) -> None:
     vision = _section(description.settings, "vision_config")
     declared = vision.get("image_size")
     if declared is None:
         return
-    height, width = (
-        declared if isinstance(declared, (list, tuple)) and len(declared) == 2 else (declared, declared)
-    )
+    height, width = _sides(declared)
     made = (description.preprocessor.input_height_pixels, description.preprocessor.input_width_pixels)
-    # DINOv2 was trained at 518 pixels, is used at 224, and interpolates the embeddings of its places.
-    patch = vision.get("patch_size", 14)
-    smallest = max(patch) if isinstance(patch, (list, tuple)) else patch
-    if vision.get("model_type") == "dinov2" and min(made) >= smallest:
-        return
-    if made != (height, width):
+    fits = made == (height, width)
+    if not fits and vision.get("model_type") == "dinov2":
+        # It was trained at 518 pixels, is used at 224, and interpolates the embeddings of its places.
+        patch = _sides(vision.get("patch_size", 14))
+        fits = all(isinstance(side, int) and pixels >= side for pixels, side in zip(made, patch, strict=True))
+    if not fits:
         raise CheckpointError(
             f"{description.folder} does not agree with itself: its vision tower takes pictures of {height}x{width} "
             f"pixels, its preprocessing makes {made[0]}x{made[1]}. Take all its files from one place."

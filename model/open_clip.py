@@ -19,11 +19,11 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from model.checkpoint import read_json
 from model.configuration import Configuration, Pixels, grid, height_and_width
 from model.contrast import compare
 from model.errors import ConfigurationError, ModelInputError
 from model.inputs import check_attention_mask, check_ids, check_pixels
+from model.json_file import read_json
 from model.layers import (
     BlockSettings,
     BlocksOutput,

@@ -25,7 +25,6 @@ not know is refused, never ignored.
 
 from __future__ import annotations
 
-import json
 import math
 import sys
 import warnings
@@ -38,6 +37,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
 from model.errors import CheckpointError, ConfigurationError, ModelInputError
+from model.json_file import read_json
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -311,9 +311,9 @@ class ImagePreprocessor:
         folder = Path(folder)
         whole = folder / SETTINGS_NAME
         if whole.is_file():
-            return cls.from_config(_read_json_object(whole))
+            return cls.from_config(read_json(whole))
         joint = folder / JOINT_SETTINGS_NAME
-        if joint.is_file() and isinstance(section := _read_json_object(joint).get("image_processor"), dict):
+        if joint.is_file() and isinstance(section := read_json(joint).get("image_processor"), dict):
             return cls.from_config(section)
         raise CheckpointError(
             f"{folder} has no {SETTINGS_NAME}, so it is not known how its pictures were prepared. Take the "
@@ -554,18 +554,6 @@ def _lab_to_rgb(image: Image.Image) -> Image.Image:
     if converted is None:  # only with inPlace
         raise ModelInputError("An image of mode 'LAB' cannot be converted to RGB.")
     return converted
-
-
-def _read_json_object(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(
-            f"{path} cannot be read as JSON ({error}). Fetch the checkpoint again."
-        ) from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path} holds no JSON object. Fetch the checkpoint again.")
-    return content
 
 
 def _flag(settings: Mapping[str, Any], key: str) -> bool:

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import jax.numpy as jnp
 from flax import nnx
 
-from model.checkpoint import CONFIG_NAME, open_weights, read_json, write_checkpoint
+from model.checkpoint import CONFIG_NAME, open_weights, write_checkpoint
 from model.errors import ModelNotFoundError, UnsupportedCheckpointError
+from model.json_file import read_json
 from model.open_clip_files import OPEN_CLIP_CONFIG_NAME
 from model.weights import WeightTable, export, fill
 

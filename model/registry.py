@@ -6,13 +6,12 @@ Nothing here loads a model, and nothing goes to the network for a model that is 
 from __future__ import annotations
 
 import importlib.metadata
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from model.errors import ModelError, ModelNotFoundError, UnsupportedCheckpointError
+from model.errors import CheckpointError, ModelError, ModelNotFoundError, UnsupportedCheckpointError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -287,11 +286,12 @@ def has_whole_checkpoint(folder: Path) -> bool:
         if not all(any((folder / name).is_file() for name in names) for names in needed):
             return False
     if index.is_file():
+        from model.checkpoint import names_of_shards
+
         try:
-            shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-        except (OSError, ValueError, LookupError, AttributeError):
+            return all((folder / shard).is_file() for shard in names_of_shards(index))
+        except CheckpointError:
             return False
-        return bool(shards) and all((folder / shard).is_file() for shard in shards)
     return bool(weights)
 
 

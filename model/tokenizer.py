@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import gzip
 import html
-import json
 import string
 from dataclasses import dataclass
 from enum import StrEnum
@@ -23,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from model.errors import CheckpointError, ConfigurationError, ModelInputError
+from model.json_file import read_json
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -327,17 +327,8 @@ def read_tokenizer_settings(folder: Path) -> dict[str, Any]:
     settings: dict[str, Any] = {}
     for name in ("special_tokens_map.json", "tokenizer_config.json"):
         path = folder / name
-        if not path.is_file():
-            continue
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError) as error:
-            raise CheckpointError(
-                f"{path} cannot be read as JSON ({error}). Fetch the checkpoint again."
-            ) from error
-        if not isinstance(content, dict):
-            raise CheckpointError(f"{path} holds no JSON object. Fetch the checkpoint again.")
-        settings |= content
+        if path.is_file():
+            settings |= read_json(path)
     return settings
 
 

@@ -16,9 +16,10 @@ import jax.numpy as jnp
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
-from model.checkpoint import CONFIG_NAME, SAFETENSORS_NAME, read_json
+from model.checkpoint import CONFIG_NAME, SAFETENSORS_NAME
 from model.configuration import grid
 from model.errors import ConfigurationError
+from model.json_file import read_json
 from model.preprocess import JOINT_SETTINGS_NAME, SETTINGS_NAME, ImagePreprocessor
 from model.training.result import publish
 

@@ -7,8 +7,8 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from model import Encoder
-from model.checkpoint import read_json
 from model.errors import ConfigurationError
+from model.json_file import read_json
 from model.tokenizer import clip_tokenizer
 from model.training.config import NewModelConfig
 from model.training.start import make_new
