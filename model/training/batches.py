@@ -133,10 +133,14 @@ class BatchMaker:
             workers: decoding threads; Pillow works without holding Python's lock.
             window_examples: see `ShuffledSource`.
             window_bytes: the same.
+
+        Raises:
+            ConfigurationError: groups that may meet do not fit into a batch.
         """
         self._weights = list(weights)
         self._groups = list(groups)
         self._batch_size = batch_size
+        self._shares(1)  # so that groups which do not fit are refused before anything is read
         self._seed = seed
         self._size = (preprocessor.input_height_pixels, preprocessor.input_width_pixels)
         self._side_pixels = preprocessor.minimum_side_pixels

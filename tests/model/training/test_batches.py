@@ -119,6 +119,8 @@ def test_groups_come_whole_and_keep_to_the_weights() -> None:
 def test_groups_that_do_not_fit_into_a_batch_are_refused() -> None:
     with pytest.raises(ConfigurationError, match="24 examples may come together in one batch, which has 16"):
         shares([0.3, 0.6, 0.1], 16, 10, [None, 8, 8])
+    with pytest.raises(ConfigurationError, match="12 examples may come together in one batch, which has 8"):
+        maker(listed(30, 10), listed(60, 10), weights=[10, 60], groups=[None, 6])
 
 
 @pytest.mark.parametrize(("window", "size_bytes"), [(1, 10**6), (7, 10**6), (7, 15), (1000, 10**6)])
