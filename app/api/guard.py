@@ -22,9 +22,7 @@ from urllib.parse import urlsplit
 from starlette.datastructures import Headers, MutableHeaders
 
 from app.api.problems import ApiError, problem
-
-_DROPPED_SECONDS = 10.0
-"""In which the body of a refused request is waited for."""
+from app.hosts import names_own_origin
 
 if TYPE_CHECKING:
     from starlette.responses import Response
@@ -37,6 +35,9 @@ OPEN_PATHS = frozenset({"/health"})
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 SAFE_SITES = frozenset({"same-origin", "same-site", "none"})
 """`none` is a person typing the address; without the header the client is no browser of today."""
+
+_DROPPED_SECONDS = 10.0
+"""In which the body of a refused request is waited for."""
 
 _RESPONSE_HEADERS = {
     "X-Content-Type-Options": "nosniff",
@@ -73,9 +74,8 @@ class Guard:
 
         refusal = self._refuse(scope)
         if refusal is not None:
-            if "expect" not in Headers(
-                scope=scope
-            ):  # such a client waits for the answer before it sends a body
+            # Who expects to be asked for the body waits for the answer before sending any.
+            if "expect" not in Headers(scope=scope):
                 await self._drop_body(receive)
             await refusal(scope, receive, send_guarded)
             return
@@ -168,7 +168,4 @@ def _host_name(header: str) -> str:
 
 def _is_own_page(headers: Headers) -> bool:
     """Whether the request comes from no page at all or from one that this server sent."""
-    if headers.get("sec-fetch-site", "none") not in SAFE_SITES:
-        return False
-    origin = headers.get("origin")
-    return origin is None or origin.partition("://")[2] == headers.get("host")
+    return headers.get("sec-fetch-site", "none") in SAFE_SITES and names_own_origin(headers)

@@ -71,7 +71,7 @@ def is_in_place(record: ImageRecord) -> bool:
         status = record.path.stat()
     except OSError:
         return False
-    return stat.S_ISREG(status.st_mode) and status.st_size == record.size_bytes
+    return _looks_unchanged(status, record)
 
 
 def _open_unchanged(record: ImageRecord) -> IO[bytes]:
@@ -85,11 +85,7 @@ def _open_unchanged(record: ImageRecord) -> IO[bytes]:
         raise _gone(f"The file cannot be read ({error.strerror or error})") from None
     try:
         status = os.fstat(descriptor)
-        is_file = stat.S_ISREG(status.st_mode)
-        is_unchanged = (
-            is_file and status.st_size == record.size_bytes and _hash(descriptor) == record.content_hash
-        )
-        if is_unchanged:
+        if _looks_unchanged(status, record) and _hash(descriptor) == record.content_hash:
             os.lseek(descriptor, 0, os.SEEK_SET)
             return os.fdopen(descriptor, "rb", buffering=0)
     except BaseException:
@@ -97,6 +93,10 @@ def _open_unchanged(record: ImageRecord) -> IO[bytes]:
         raise
     os.close(descriptor)
     raise _gone("The file has changed since it was indexed")
+
+
+def _looks_unchanged(status: os.stat_result, record: ImageRecord) -> bool:
+    return stat.S_ISREG(status.st_mode) and status.st_size == record.size_bytes
 
 
 def _hash(descriptor: int) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from anyio import CapacityLimiter, to_thread
+from starlette.concurrency import run_in_threadpool
 from starlette.convertors import Convertor, register_url_convertor
 from starlette.requests import ClientDisconnect
 from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, RedirectResponse, Response
@@ -65,7 +65,8 @@ UPLOAD_SECONDS = 60
 """In which a picture must have arrived."""
 
 _UPLOADS_AT_ONCE = 8
-"""Each may hold `MAXIMUM_UPLOAD_BYTES`; others wait unread."""
+"""Each may hold `MAXIMUM_UPLOAD_BYTES`, and one of the forty threads, which thumbnails need as well, while it waits for
+a decoder. Others wait unread."""
 
 FOREVER = {"Cache-Control": "private, max-age=31536000, immutable"}
 """The address names the content, so what it shows never changes."""
@@ -110,16 +111,13 @@ def picture_routes(library_path: Path | str) -> list[Route]:
         return Response(points_of(layout), media_type="application/octet-stream", headers=headers)
 
     at_once = asyncio.Semaphore(_UPLOADS_AT_ONCE)
-    threads = CapacityLimiter(
-        _UPLOADS_AT_ONCE
-    )  # pictures that wait for a decoder must not hold up the thumbnails
 
     async def upload(request: Request) -> Response:
         # A page from elsewhere cannot set this header without being asked first, and is never allowed to.
         if request.headers.get("x-imago") != "1":
             return JSONResponse({"detail": "Uploads come from Imago's own page only."}, 403, HEADERS)
         async with at_once:
-            return await _take_upload(request, threads)
+            return await _take_upload(request)
 
     base = "/pictures/{image_id:number}/{content_hash}"
     return [
@@ -171,7 +169,7 @@ def _original(record: ImageRecord) -> Response | None:
     return Response(file.data, media_type="application/octet-stream", headers=headers)
 
 
-async def _take_upload(request: Request, threads: CapacityLimiter) -> Response:
+async def _take_upload(request: Request) -> Response:
     data = bytearray()
     try:
         async with asyncio.timeout(UPLOAD_SECONDS):
@@ -189,7 +187,7 @@ async def _take_upload(request: Request, threads: CapacityLimiter) -> Response:
     except ClientDisconnect:
         return Response(status_code=400)  # nobody is there to read it
     try:
-        name = await to_thread.run_sync(uploads.add, bytes(data), limiter=threads)
+        name = await run_in_threadpool(uploads.add, bytes(data))
     except DecodersBusyError as error:
         return JSONResponse({"detail": str(error)}, 503, HEADERS)
     except SearchError as error:

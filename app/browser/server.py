@@ -19,7 +19,7 @@ from starlette.responses import PlainTextResponse
 
 from app.browser.pictures import picture_routes
 from app.browser.shelf import warm_up
-from app.hosts import is_loopback
+from app.hosts import is_loopback, names_own_origin
 from indexer.reading import is_address
 
 if TYPE_CHECKING:
@@ -119,10 +119,8 @@ class OwnNameOnly:
         """Pass on what came under our own name, and the server's own events."""
         if scope["type"] in {"http", "websocket"}:
             headers = Headers(scope=scope)
-            given = headers.get("host", "")
-            origin = headers.get("origin")
-            is_own_page = origin is None or origin.partition("://")[2] == given
-            if re.sub(r":\d+$", "", given).lower() not in self._names or not is_own_page:
+            name = re.sub(r":\d+$", "", headers.get("host", "")).lower()
+            if name not in self._names or not names_own_origin(headers):
                 await PlainTextResponse("Open Imago under its own address.", 400)(scope, receive, send)
                 return
         await self._app(scope, receive, send)
