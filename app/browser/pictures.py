@@ -38,13 +38,20 @@ WORLD = Path(__file__).parent / "world.json"
 """The outline of the world behind a picture's place: maps from elsewhere would tell others where one was."""
 
 
-class _Number(Convertor[int]):
-    """A number in an address that SQLite may know; Starlette's own has no limit, and Python fails at 4,300 digits."""
+_DIGITS = 20
+"""One more than SQLite's numbers have: so long a one is found nowhere, and what follows makes no difference."""
 
-    regex = "[0-9]{1,19}"
+
+class _Number(Convertor[int]):
+    """A number in an address, however long: Python fails at 4,300 digits.
+
+    What no route here takes, Streamlit answers with its page.
+    """
+
+    regex = "[0-9]+"
 
     def convert(self, value: str) -> int:
-        return int(value)
+        return int(value[:_DIGITS])
 
     def to_string(self, value: int) -> str:
         return str(value)

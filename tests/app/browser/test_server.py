@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
+from urllib.request import urlopen
 
 import pytest
 
@@ -37,3 +39,11 @@ def test_a_browser_is_opened_when_the_page_is_there(
     while not answer.exists() and time.monotonic() < deadline:
         time.sleep(0.05)
     assert "<title>Streamlit</title>" in answer.read_text()
+
+
+@pytest.mark.parametrize("number", ["9" * 19, "9" * 25, "9" * 5000])
+def test_a_picture_of_no_such_number_is_not_found(gallery_server: Any, number: str) -> None:
+    """And is not Streamlit's page, which answers whatever no route of ours takes."""
+    with pytest.raises(HTTPError) as caught:
+        urlopen(f"{gallery_server.address}/pictures/{number}/thumbnail.webp", timeout=60)
+    assert caught.value.code == 404
