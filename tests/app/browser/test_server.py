@@ -46,4 +46,5 @@ def test_a_picture_of_no_such_number_is_not_found(gallery_server: Any, number: s
     """And is not Streamlit's page, which answers whatever no route of ours takes."""
     with pytest.raises(HTTPError) as caught:
         urlopen(f"{gallery_server.address}/pictures/{number}/thumbnail.webp", timeout=60)
-    assert caught.value.code == 404
+    with caught.value as answer:
+        assert answer.code == 404
