@@ -401,6 +401,10 @@ def test_the_model_is_changed_from_the_library_page(
     index_folders(library, [pictures], Encoder.load("starter"), workers=1)
     page = visit(f"{start_server(library).address}/library")
     page.get_by_text("Change the model").click()
+    # A click while the expander still grows can miss what moves under it.
+    page.wait_for_function(
+        "document.querySelector('details[open]')?.getAnimations({ subtree: true }).length === 0"
+    )
     page.get_by_text("another one").click()
     page.get_by_label("Hub id or folder").fill(str(other_model))
     page.get_by_label("Hub id or folder").press("Enter")
