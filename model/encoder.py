@@ -50,8 +50,9 @@ if TYPE_CHECKING:
 TEXT_BATCHES = (32, 16, 4, 1)
 _WORTH_FILLING = 0.75
 
-# On a CPU small batches stay in a core's cache and beat large ones; a GPU wants to be filled.
-_IMAGES_PER_CALL_CPU = 8
+# On a CPU few tokens stay in a core's cache, and many make good use of the weights, which each call reads anew. A GPU
+# wants to be filled.
+_TOKENS_PER_CALL_CPU = 800
 _IMAGES_PER_CALL_GPU = 256
 # So that the pictures of a call, and what is computed of them, fit into memory on whatever machine.
 _MOST_CORES = 32
@@ -135,7 +136,9 @@ class Encoder:
 
     @cached_property
     def _images_per_call(self) -> int:
-        return _IMAGES_PER_CALL_CPU if backend() == "cpu" else _IMAGES_PER_CALL_GPU * device_count()
+        if backend() != "cpu":
+            return _IMAGES_PER_CALL_GPU * device_count()
+        return max(1, _TOKENS_PER_CALL_CPU // self._description.patches)
 
     @property
     def precision(self) -> str:
@@ -335,7 +338,8 @@ def _vision_tower(description: CheckpointDescription, precision: str) -> Tower:
         return (pictures_to_measure_with(preprocessor.input_height_pixels, preprocessor.input_width_pixels),)
 
     tower = description.vision_tower
-    return Tower(description, tower, precision, run, inputs_to_measure_with, cores=_calls_at_once())
+    cores = _calls_at_once()
+    return Tower(description, tower, precision, run, inputs_to_measure_with, cores=cores, divides_mlps=True)
 
 
 def _calls_at_once() -> int:

@@ -81,6 +81,7 @@ class CheckpointDescription:
         pad_id: The id that texts are padded with; None leaves it to the tokenizer's files.
         cleaning: What happens to a text before it is tokenised.
         has_clip_vocabulary: Whether its tokenizer is OpenAI's CLIP's where the folder holds none.
+        patch_sides_pixels: Height and width of what the vision tower cuts pictures into.
     """
 
     folder: Path
@@ -99,6 +100,14 @@ class CheckpointDescription:
     pad_id: int | None = None
     cleaning: TextCleaning = TextCleaning.NONE
     has_clip_vocabulary: bool = False
+    patch_sides_pixels: tuple[int, int] = (16, 16)
+
+    @property
+    def patches(self) -> int:
+        """Into how many patches the vision tower cuts a picture."""
+        height, width = self.patch_sides_pixels
+        pixels = self.preprocessor
+        return max(1, pixels.input_height_pixels // height) * max(1, pixels.input_width_pixels // width)
 
     def weights_fingerprint(self) -> str:
         """Returns a hexadecimal SHA-256 over the weights; reads the files only if they are new to the cache.
@@ -150,6 +159,7 @@ def _describe_clip(folder: Path, settings: Mapping[str, Any]) -> CheckpointDescr
         vocabulary_size=_integer(text, "vocab_size", 49408),
         weight_files=_weight_files(folder),
         open_weights=partial(_open_weights, folder),
+        patch_sides_pixels=_patch_sides(_section(settings, "vision_config"), 32),
     )
 
 
@@ -172,6 +182,7 @@ def _describe_siglip(folder: Path, settings: Mapping[str, Any]) -> CheckpointDes
         reads_attention_mask=False,
         embedding_table="text_model.embeddings.token_embedding.weight",
         cleaning=_siglip_cleaning(read_tokenizer_settings(folder), vocabulary_size),
+        patch_sides_pixels=_patch_sides(_section(settings, "vision_config"), 16),
     )
 
 
@@ -195,6 +206,8 @@ def _describe_dual_encoder(folder: Path, settings: Mapping[str, Any]) -> Checkpo
     text = _section(text, "text_config") if kind == "clip" else text
     positions = _integer(text, "max_position_embeddings", 77 if kind in _CLIP_TEXTS else 512)
     pad_id = text.get("pad_token_id", 1)
+    vision = _section(settings, "vision_config")
+    vision = _section(vision, "vision_config") if vision.get("model_type") == "clip" else vision
     if kind in _ROBERTA_TEXTS:
         if not isinstance(pad_id, int):
             raise ConfigurationError(f"pad_token_id is {pad_id!r}; {kind} counts its positions from it.")
@@ -211,6 +224,7 @@ def _describe_dual_encoder(folder: Path, settings: Mapping[str, Any]) -> Checkpo
         weight_files=_weight_files(folder),
         open_weights=partial(_open_weights, folder),
         pad_id=pad_id if kind in _ROBERTA_TEXTS else None,
+        patch_sides_pixels=_patch_sides(vision, _PATCH_PIXELS.get(str(vision.get("model_type")), 16)),
     )
 
 
@@ -255,6 +269,7 @@ def _describe_open_clip(folder: Path, settings: Mapping[str, Any]) -> Checkpoint
             text.get("tokenizer_kwargs") or {}, "whitespace" if has_own_tokenizer else "lower"
         ),
         has_clip_vocabulary=not has_own_tokenizer,
+        patch_sides_pixels=_patch_sides(vision, 16),
     )
 
 
@@ -289,6 +304,7 @@ _VOCABULARIES = {
     "roberta": 50265,
     "xlm-roberta": 30522,
 }
+_PATCH_PIXELS = {"clip": 32, "clip_vision_model": 32, "dinov2": 14}
 
 _READERS: dict[str, Callable[[Path, Mapping[str, Any]], CheckpointDescription]] = {
     "clip": _describe_clip,
@@ -348,6 +364,13 @@ def _integer(settings: Mapping[str, Any], key: str, default: int | None = None) 
 def _sides(pixels: Any) -> tuple[Any, Any]:
     """Height and width, of which configurations give one number if they are equal."""
     return tuple(pixels) if isinstance(pixels, (list, tuple)) and len(pixels) == 2 else (pixels, pixels)
+
+
+def _patch_sides(vision: Mapping[str, Any], default: int) -> tuple[int, int]:
+    """What a tower cuts pictures into, in pixels; the tower itself says what is wrong with its configuration."""
+    height, width = _sides(vision.get("patch_size", default))
+    whole = all(isinstance(side, int) and side > 0 for side in (height, width))
+    return (height, width) if whole else (default, default)
 
 
 def _check_image_size(description: CheckpointDescription) -> None:

@@ -16,8 +16,17 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from model.cpu_layout import DividedMlp
 from model.int8_weights import LARGEST_INTEGER, SMALLEST_LARGEST, quantized, steps_of
-from model.layers import Linear, PatchEmbedding, PreNormBlock, along_last, patches_of, unit_length
+from model.layers import (
+    Linear,
+    PatchEmbedding,
+    PreNormBlock,
+    along_last,
+    joined_heads,
+    patches_of,
+    unit_length,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Sequence
@@ -40,10 +49,40 @@ _PATCHES = "patch_embedding"
 _MIDDLE_PIXEL = 128
 
 
+def _steps(largest: jax.Array) -> jax.Array:
+    return jnp.maximum(largest, SMALLEST_LARGEST) / LARGEST_INTEGER
+
+
+def _largest(inputs: jax.Array) -> jax.Array:
+    """Gives the largest absolute value along the last axis."""
+    # Two extremes cost XLA half as much as one of the absolute values.
+    return jnp.maximum(jnp.max(inputs, axis=-1), -jnp.min(inputs, axis=-1))
+
+
 def _with_steps(inputs: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Rounds float32 (..., width) to whole numbers of at most 127, still float32; gives the rows' steps (..., 1)."""
-    steps = jnp.maximum(jnp.max(jnp.abs(inputs), axis=-1, keepdims=True), SMALLEST_LARGEST) / LARGEST_INTEGER
+    steps = _steps(_largest(inputs))[..., None]
     return jnp.rint(inputs * (1.0 / steps)), steps
+
+
+def _packed(integers: jax.Array, length: int) -> jax.Array:
+    """Joins int8 along the last axis into the widest integers of which a whole number has the length of so many.
+
+    XLA moves them as fast as floats, and bytes one at a time.
+    """
+    for dtype in (np.dtype(np.int32), np.dtype(np.int16)):
+        if length % dtype.itemsize == 0:
+            groups = integers.reshape(*integers.shape[:-1], -1, dtype.itemsize)
+            return jax.lax.bitcast_convert_type(groups, dtype)
+    return integers
+
+
+def _unpacked(packed: jax.Array) -> jax.Array:
+    """Gives back what `_packed` joined."""
+    if packed.dtype == jnp.int8:
+        return packed
+    integers = jax.lax.bitcast_convert_type(packed, jnp.int8)
+    return integers.reshape(*packed.shape[:-1], -1)
 
 
 class Int8Linear(nnx.Module):
@@ -58,11 +97,19 @@ class Int8Linear(nnx.Module):
     def __call__(self, inputs: jax.Array) -> jax.Array:
         """Float32 (..., in) to float32 (..., out)."""
         rounded, steps = _with_steps(inputs)
-        last = inputs.ndim - 1
+        return self._product(rounded.astype(jnp.int8), steps)
+
+    def of_heads(self, inputs: jax.Array) -> jax.Array:
+        """As `Linear.of_heads`."""
+        steps = _steps(_largest(inputs).max(axis=1))
+        rounded = jnp.rint(inputs * (1.0 / steps)[:, None, :, None]).astype(jnp.int8)
+        return self._product(_unpacked(joined_heads(_packed(rounded, rounded.shape[-1]))), steps[..., None])
+
+    def _product(self, rounded: jax.Array, steps: jax.Array) -> jax.Array:
         sums = jax.lax.dot_general(
-            rounded.astype(jnp.int8),
+            rounded,
             self.kernel[...],
-            (((last,), (1,)), ((), ())),
+            (((rounded.ndim - 1,), (1,)), ((), ())),
             preferred_element_type=jnp.int32,
         )
         outputs = sums.astype(jnp.float32) * steps * along_last(self.scale[...], steps)
@@ -90,7 +137,11 @@ class Int8PatchEmbedding(nnx.Module):
 
     def __call__(self, images: jax.Array) -> jax.Array:
         """Whole numbers from 0 to 255, (batch, height, width, channels), to float32 (batch, patches, width)."""
-        patches = patches_of((images - _MIDDLE_PIXEL).astype(jnp.int8), *self.patch)
+        height, width = self.patch
+        whole = images[:, :, : images.shape[2] // width * width]
+        rows = (whole - _MIDDLE_PIXEL).astype(jnp.int8).reshape(*images.shape[:2], -1)
+        packed = _packed(rows, width * images.shape[3])
+        patches = _unpacked(patches_of(packed[..., None], height, packed.shape[2] * width // whole.shape[2]))
         sums = jax.lax.dot_general(
             patches, self.kernel[...], (((2,), (1,)), ((), ())), preferred_element_type=jnp.int32
         )
@@ -104,6 +155,9 @@ class _SwitchedLinear(nnx.Module):
     def __init__(self, linear: Linear) -> None:
         self.linear = linear
         self.switch = nnx.Param(jnp.zeros((), jnp.float32))
+
+    def of_heads(self, inputs: jax.Array) -> jax.Array:
+        return self(joined_heads(inputs))
 
     def __call__(self, inputs: jax.Array) -> jax.Array:
         # Not `where`: rounding a matrix costs as much as multiplying with it.
@@ -176,11 +230,12 @@ def products(model: nnx.Module) -> dict[str, Parts]:
     """
     found: dict[str, Parts] = {}
     for path, module in nnx.iter_modules(model):
-        if isinstance(module, PreNormBlock) and module.mlp.up.kernel.shape[0] >= _LEAST_WIDTH:
+        if isinstance(module, PreNormBlock) and module.attention.out.kernel.shape[1] >= _LEAST_WIDTH:
             name = ".".join(map(str, path))
             found[f"{name}.attention"] = [(module.attention, part) for part in ("query", "key", "value")]
             found[f"{name}.attention.out"] = [(module.attention, "out")]
-            found |= {f"{name}.mlp.{part}": [(module.mlp, part)] for part in ("up", "down")}
+            pieces = module.mlp.pieces if isinstance(module.mlp, DividedMlp) else [module.mlp]
+            found |= {f"{name}.mlp.{part}": [(piece, part) for piece in pieces] for part in ("up", "down")}
     if found:
         patches = [
             (module, name)

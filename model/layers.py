@@ -128,6 +128,12 @@ def along_last(vector: jax.Array, like: jax.Array) -> jax.Array:
     return vector.astype(jnp.float32).reshape((1,) * (like.ndim - 1) + vector.shape)
 
 
+def joined_heads(inputs: jax.Array) -> jax.Array:
+    """Bring (batch, heads, tokens, width of a head) to (batch, tokens, width)."""
+    batch, heads, tokens, width = inputs.shape
+    return inputs.transpose(0, 2, 1, 3).reshape(batch, tokens, heads * width)
+
+
 def unit_length(features: jax.Array) -> jax.Array:
     """Bring float (n, dimension) to float32 and to rows of length 1; a row of zeros stays one."""
     features = features.astype(jnp.float32)
@@ -190,6 +196,10 @@ class Linear(nnx.Module):
         axes = "abcdefgh"[: inputs.ndim - 1]
         outputs = product(f"{axes}y,yz->{axes}z", inputs, self.kernel[...], self.dtype)
         return outputs if self.bias is None else outputs + along_last(self.bias[...], outputs)
+
+    def of_heads(self, inputs: jax.Array) -> jax.Array:
+        """Float32 (batch, heads, tokens, in / heads), to be joined, to float32 (batch, tokens, out)."""
+        return self(joined_heads(inputs))
 
 
 class LayerNorm(nnx.Module):
@@ -349,8 +359,8 @@ class Attention(nnx.Module):
             allowed = jnp.broadcast_to(mask, scores.shape)
             weights = jax.nn.softmax(jnp.where(allowed, scores, _LOWEST), axis=-1)
             weights = jnp.where(allowed, weights, 0.0)
-        mixed = product("bhij,bjhc->bihc", dropout(weights, self.dropout_rate, rngs), value, self.dtype)
-        return self.out(mixed.reshape(batch, -1, width)), weights
+        mixed = product("bhij,bjhc->bhic", dropout(weights, self.dropout_rate, rngs), value, self.dtype)
+        return self.out.of_heads(mixed), weights
 
 
 class Mlp(nnx.Module):

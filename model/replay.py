@@ -56,8 +56,7 @@ class Origin:
         name: Of the array in the checkpoint.
         dtype: That the program wants.
         shape: That the program wants.
-        part: Index and count where it is one of several stacked along the array's first axis; None for the
-            whole.
+        part: Index, count and axis where it is one of several equal parts of the array; None for the whole.
         axes: How the array's axes are permuted; None for not at all.
         quantized: "kernel" for the integers that stand for the matrix that all this gives, "scale" for their steps
             (`model.int8`); None for the values themselves.
@@ -66,7 +65,7 @@ class Origin:
     name: str
     dtype: str
     shape: tuple[int, ...]
-    part: tuple[int, int] | None = None
+    part: tuple[int, int, int] | None = None
     axes: tuple[int, ...] | None = None
     quantized: str | None = None
 
@@ -74,9 +73,9 @@ class Origin:
         """Returns the parameter's values; possibly a view into the file."""
         array = source.read(self.name)
         if self.part is not None:
-            index, count = self.part
-            rows = array.shape[0] // count
-            array = array[index * rows : (index + 1) * rows]
+            index, count, axis = self.part
+            length = array.shape[axis] // count
+            array = array[(slice(None),) * axis + (slice(index * length, (index + 1) * length),)]
         if self.axes is not None:
             array = array.transpose(self.axes)
         if self.quantized is not None:
@@ -102,13 +101,17 @@ class Constant:
         return np.frombuffer(self.content, self.dtype).reshape(self.shape)
 
 
-def find_origin(parameter: npt.NDArray[Any], name: str, source: WeightSource) -> Origin | None:
+def find_origin(
+    parameter: npt.NDArray[Any], name: str, source: WeightSource, piece: int | None = None
+) -> Origin | None:
     """Finds how a parameter was made from an array of the checkpoint, by comparing values.
 
     Args:
         parameter: The values that the tower uses.
         name: Of the array that was read for it.
         source: The checkpoint.
+        piece: Which it is of several along either axis; None where it is the whole array, or one of several along the
+            first axis.
 
     Returns:
         None if it is none of the ways known here, so that the tower cannot be run again from the
@@ -118,14 +121,16 @@ def find_origin(parameter: npt.NDArray[Any], name: str, source: WeightSource) ->
     dtype, shape = parameter.dtype.name, parameter.shape
     if dtype == "int8" and array.ndim != 2:
         return None
-    parts: list[tuple[int, int] | None] = [None]
+    parts: list[tuple[int, int, int] | None] = [None]
     if array.shape and array.size > parameter.size and array.size % parameter.size == 0:
         count = array.size // parameter.size
-        parts = [(index, count) for index in range(count)] if array.shape[0] % count == 0 else []
+        indices = range(count) if piece is None else [piece]
+        axes = range(1 if piece is None else array.ndim)
+        parts = [(index, count, axis) for axis in axes if array.shape[axis] % count == 0 for index in indices]
     permutations: dict[int, list[tuple[int, ...]]] = {2: [(1, 0)], 4: [(2, 3, 1, 0)]}
     for part in parts:
-        for axes in (None, *permutations.get(array.ndim, [])):
-            origin = Origin(name, dtype, shape, part, axes, "kernel" if dtype == "int8" else None)
+        for order in (None, *permutations.get(array.ndim, [])):
+            origin = Origin(name, dtype, shape, part, order, "kernel" if dtype == "int8" else None)
             candidate = origin.take(source)
             if candidate.shape == shape and np.array_equal(candidate, parameter):
                 return origin

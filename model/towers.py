@@ -41,7 +41,7 @@ _MULTIPLIED = "kernel"
 # In the cache: which products of a tower may be of integers.
 _KIND = "int8"
 _WHAT_DECIDES_INTEGERS = (
-    *("int8", "int8_weights", "layers", "products"),
+    *("int8", "int8_weights", "cpu_layout", "layers", "products"),
     *("clip", "siglip", "open_clip", "dual_encoder", "vit", "dinov2", "bert"),
 )
 
@@ -65,6 +65,7 @@ class Tower:
         inputs_to_measure_with: Makes inputs of many kinds, always the same, to find out with which products may be of
             integers; asked where `precision` is int8 and this is not known yet.
         cores: On so many `map` computes at once.
+        divides_mlps: Whether a call is of so many tokens that wide MLPs are better computed in pieces on a CPU.
     """
 
     def __init__(
@@ -76,6 +77,7 @@ class Tower:
         inputs_to_measure_with: Callable[[], Inputs],
         *,
         cores: int = 1,
+        divides_mlps: bool = False,
     ) -> None:
         self._description = description
         self._class = tower
@@ -83,6 +85,7 @@ class Tower:
         self._run = run
         self._inputs_to_measure_with = inputs_to_measure_with
         self._cores = cores
+        self._divides_mlps = divides_mlps and backend() == "cpu"
         self._lock = threading.Lock()
         self._workers: dict[tuple[Any, ...], CoreWorkers | None] = {}
         self._functions: dict[tuple[Any, ...], Function] = {}
@@ -178,6 +181,7 @@ class Tower:
                 self._run,
                 self._inputs_to_measure_with,
                 keeps_programs=self._may_replay,
+                divides_mlps=self._divides_mlps,
             )
         return self._through_jax.compile(inputs, self._program_name(inputs))
 
@@ -251,11 +255,14 @@ class _ThroughJax:
         inputs_to_measure_with: Callable[[], Inputs],
         *,
         keeps_programs: bool,
+        divides_mlps: bool,
     ) -> None:
         import jax
         import jax.numpy as jnp
         from flax import nnx
 
+        from model import int8
+        from model.cpu_layout import divide_mlps, turn_kernels
         from model.layers import unit_length
         from model.weights import fill
 
@@ -271,8 +278,17 @@ class _ThroughJax:
         source = replay.RecordingSource(description.open_weights())
         fill(model, source, model.weights)
         whole_paths = list(nnx.to_flat_state(nnx.state(model)).paths)
+        chosen = frozenset[str]()
         if precision == "int8":
-            _quantize(model, description, tower, run, inputs_to_measure_with)
+            measure_with = inputs_to_measure_with
+            chosen = _products_of_integers(
+                model, description, tower, run, measure_with, divides_mlps=divides_mlps
+            )
+        if divides_mlps:
+            divide_mlps(model)
+        int8.quantize(model, chosen, description.preprocessor.normalization)
+        if backend() == "cpu" and narrow != jnp.float32:
+            turn_kernels(model)
         structure, state = nnx.split(model)
         flat = nnx.to_flat_state(state)
         paths = list(flat.paths)
@@ -343,12 +359,15 @@ class _ThroughJax:
 
     def _find_origins(self) -> list[replay.Origin | replay.Constant]:
         """Tells where each parameter comes from; an empty list if one cannot be told."""
+        from model.cpu_layout import whole_path
+
         found: list[replay.Origin | replay.Constant] = []
         beside: dict[tuple[Any, ...], replay.Origin] = {}
         for path, parameter in zip(self._paths, self._parameters, strict=True):
             values, origin = np.asarray(parameter), None
-            if path in self._names:
-                origin = replay.find_origin(values, self._names[path], self._source)
+            whole, piece = whole_path(path)
+            if whole in self._names:
+                origin = replay.find_origin(values, self._names[whole], self._source, piece)
                 if origin is not None and origin.quantized == "kernel":
                     beside[*path[:-1], "scale"] = replace(
                         origin, dtype="float32", shape=origin.shape[:1], quantized="scale"
@@ -376,21 +395,24 @@ def _compiler_options() -> dict[str, str | bool]:
     return {"xla_cpu_prefer_vector_width": "512"} if is_wide else {}
 
 
-def _quantize(
+def _products_of_integers(
     model: nnx.Module,
     description: CheckpointDescription,
     tower: TowerClass,
     run: Callable[..., jax.Array],
     inputs_to_measure_with: Callable[[], Inputs],
-) -> None:
-    """Makes those products of a tower such of integers that bear it, see `model.int8`."""
+    *,
+    divides_mlps: bool,
+) -> frozenset[str]:
+    """Finds out which products of a tower may be of integers, see `model.int8`, or knows it from an earlier time."""
     import jax.numpy as jnp
     from flax import nnx
 
     from model import int8
+    from model.cpu_layout import divide_mlps
 
     if not int8.products(model):
-        return
+        return frozenset()
     # Not over all our source, as for a program: measuring takes seconds.
     source = source_fingerprint(*_WHAT_DECIDES_INTEGERS)
     name = fingerprint_of_settings(_facts(description, tower) | {"source": source})
@@ -400,11 +422,13 @@ def _quantize(
             description.settings, dtype=jnp.float32, param_dtype=jnp.float32
         )
         nnx.update(exact, nnx.state(model))
+        if divides_mlps:
+            divide_mlps(exact)
         inputs = inputs_to_measure_with()
         normalization = description.preprocessor.normalization
         chosen = int8.choose_products(exact, lambda whole: run(whole, *inputs), normalization)
         cache.write_entry(_KIND, name, json.dumps(sorted(chosen)).encode())
-    int8.quantize(model, chosen, description.preprocessor.normalization)
+    return chosen
 
 
 def _names_in(entry: bytes | None) -> frozenset[str] | None:

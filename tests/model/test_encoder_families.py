@@ -258,6 +258,33 @@ def test_endless_brackets_are_no_json(copy: Callable[[str], Path], name: str) ->
         Encoder.load(folder)
 
 
+@pytest.mark.parametrize(
+    ("name", "parts"),
+    [
+        ("siglip", ("vision_config",)),
+        ("dual-vit-roberta", ("vision_config",)),
+        ("dual-dinov2-xlm-roberta", ("vision_config",)),
+        ("open-clip-plain", ("model_cfg", "vision_cfg")),
+    ],
+)
+def test_a_call_takes_fewer_pictures_the_more_patches_they_have(
+    copy: Callable[[str], Path], name: str, parts: tuple[str, ...]
+) -> None:
+    folder = copy(name)
+    file = folder / ("open_clip_config.json" if "model_cfg" in parts else "config.json")
+    settings = json.loads(file.read_text())
+    vision = settings
+    for part in parts:
+        vision = vision[part]
+    vision |= {"image_size": 64, "patch_size": [8, 16]}
+    file.write_text(json.dumps(settings))
+    write_preprocessor(folder, 64, 64)
+    assert Encoder.load(folder)._images_per_call == 800 // 32
+    del vision["patch_size"]
+    file.write_text(json.dumps(settings))
+    assert Encoder.load(folder)._images_per_call == 800 // 16
+
+
 def test_a_folder_in_both_dresses_is_read_as_transformers(copy: Callable[[str], Path]) -> None:
     folder = copy("open-clip-plain")
     other = copy("siglip")

@@ -89,13 +89,15 @@ def test_cores_share_one_copy_of_the_parameters(cores: None, monkeypatch: pytest
         return load(self, program)
 
     monkeypatch.setattr(replay.Replayer, "load", noted)
-    encoder, pixels = Encoder.load("starter", precision="bfloat16"), random_pixels(16)
+    encoder = Encoder.load("starter", precision="bfloat16")
+    size = encoder._images_per_call
+    pixels = random_pixels(2 * size)
     encoder.encode_pixels(pixels)
     (workers,) = encoder._get_vision_tower()._workers.values()
     assert workers is not None
     while not workers._free.empty():  # as if all were at work
         workers._free.get_nowait()
-    workers.map([(pixels[:8],)])
+    workers.map([(pixels[:size],)])
     pointers = [
         [array.unsafe_buffer_pointer() for array in replayer._parameters.values()] for replayer in replayers
     ]
@@ -110,7 +112,7 @@ def test_a_tower_whose_programs_cannot_be_run_again_computes_through_jax(
     def fail(*_: object, **__: object) -> None:
         raise RuntimeError("another jaxlib")
 
-    pixels = random_pixels(30)
+    pixels = random_pixels(40)
     expected = one_by_one(pixels)
     monkeypatch.setattr(replay.Replayer, "load", fail)
     np.testing.assert_allclose(Encoder.load("starter").encode_pixels(pixels), expected, atol=2e-6)
@@ -152,13 +154,14 @@ from model import Encoder, encoder
 encoder.available_cores = lambda: 2
 starter = Encoder.load("starter")
 side = starter.preprocessor.input_height_pixels
-pixels = np.zeros((16, side, side, 3), np.uint8)
+size = starter._images_per_call
+pixels = np.zeros((2 * size, side, side, 3), np.uint8)
 starter.encode_pixels(pixels)
 (workers,) = starter._get_vision_tower()._workers.values()
-workers._run((pixels[:8],))
+workers._run((pixels[:size],))
 used, passed = time.process_time(), time.perf_counter()
-for _ in range(200):
-    workers._run((pixels[:8],))
+for _ in range(100):
+    workers._run((pixels[:size],))
 print((time.process_time() - used) / (time.perf_counter() - passed))
 """
 
