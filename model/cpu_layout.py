@@ -57,13 +57,14 @@ class DividedMlp(nnx.Module):
 
 
 def divide_mlps(model: nnx.Module) -> None:
-    """Divide the wide ones among the MLPs of a tower, into pieces no wider than its hidden states where that can be."""
+    """Divide the wide ones among the MLPs of a tower, into pieces no wider than twice its hidden states."""
     for _, module in list(nnx.iter_modules(model)):
         for name, part in list(vars(module).items()):
             if isinstance(part, Mlp):
                 width, inner_width = part.up.kernel.shape
-                if inner_width >= _LEAST_WIDTH:
-                    setattr(module, name, DividedMlp(part, _count(width, inner_width)))
+                count = _count(width, inner_width) if inner_width >= _LEAST_WIDTH else 1
+                if count > 1:
+                    setattr(module, name, DividedMlp(part, count))
 
 
 class TurnedLinear(nnx.Module):
@@ -102,9 +103,9 @@ def whole_path(path: Path) -> tuple[Path, int | None]:
 
 
 def _count(width: int, inner_width: int) -> int:
-    return next(
-        count for count in range(-(-inner_width // width), inner_width + 1) if inner_width % count == 0
-    )
+    """Into how many pieces to divide; each has products of its own to prepare at a start, so not into many."""
+    least = -(-inner_width // (2 * width))
+    return next((count for count in range(least, 2 * least + 1) if inner_width % count == 0), 1)
 
 
 def _part(linear: Linear, index: int, count: int, axis: int) -> Linear:

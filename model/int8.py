@@ -16,10 +16,12 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from model.cpu_layout import DividedMlp
+from model.cpu_layout import DividedMlp, MlpPiece
 from model.int8_weights import LARGEST_INTEGER, SMALLEST_LARGEST, quantized, steps_of
 from model.layers import (
+    LEAST_VALUES,
     Linear,
+    Mlp,
     PatchEmbedding,
     PreNormBlock,
     along_last,
@@ -59,9 +61,13 @@ def _largest(inputs: jax.Array) -> jax.Array:
     return jnp.maximum(jnp.max(inputs, axis=-1), -jnp.min(inputs, axis=-1))
 
 
-def _with_steps(inputs: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Rounds float32 (..., width) to whole numbers of at most 127, still float32; gives the rows' steps (..., 1)."""
-    steps = _steps(_largest(inputs))[..., None]
+def _with_steps(inputs: jax.Array, least: float | None = None) -> tuple[jax.Array, jax.Array]:
+    """Rounds float32 (..., width), of at least `least` if that is known, to whole numbers of at most 127.
+
+    Gives them, still float32, and the rows' steps (..., 1).
+    """
+    largest = _largest(inputs) if least is None else jnp.maximum(jnp.max(inputs, axis=-1), -least)
+    steps = _steps(largest)[..., None]
     return jnp.rint(inputs * (1.0 / steps)), steps
 
 
@@ -88,15 +94,17 @@ def _unpacked(packed: jax.Array) -> jax.Array:
 class Int8Linear(nnx.Module):
     """A `Linear` that multiplies integers; its result is near that of the one it stands for."""
 
-    def __init__(self, linear: Linear) -> None:
+    def __init__(self, linear: Linear, least: float | None = None) -> None:
+        """Take the parameters of `linear`, whose inputs are never less than `least`; None: that is not known."""
         kernel = np.asarray(linear.kernel[...])
+        self.least = least
         self.kernel = nnx.Param(jnp.asarray(quantized(kernel)))
         self.scale = nnx.Param(jnp.asarray(steps_of(kernel)))
         self.bias = linear.bias
 
     def __call__(self, inputs: jax.Array) -> jax.Array:
         """Float32 (..., in) to float32 (..., out)."""
-        rounded, steps = _with_steps(inputs)
+        rounded, steps = _with_steps(inputs, self.least)
         return self._product(rounded.astype(jnp.int8), steps)
 
     def of_heads(self, inputs: jax.Array) -> jax.Array:
@@ -152,8 +160,9 @@ class Int8PatchEmbedding(nnx.Module):
 class _SwitchedLinear(nnx.Module):
     """A `Linear` that gives, while its switch is on, what `Int8Linear` would give."""
 
-    def __init__(self, linear: Linear) -> None:
+    def __init__(self, linear: Linear, least: float | None) -> None:
         self.linear = linear
+        self.least = least
         self.switch = nnx.Param(jnp.zeros((), jnp.float32))
 
     def of_heads(self, inputs: jax.Array) -> jax.Array:
@@ -163,7 +172,7 @@ class _SwitchedLinear(nnx.Module):
         # Not `where`: rounding a matrix costs as much as multiplying with it.
         outputs: jax.Array = jax.lax.cond(
             self.switch[...] > 0,
-            lambda inputs, kernel: _exact_product(_rounded(inputs), _rounded(kernel.T).T),
+            lambda inputs, kernel: _exact_product(_rounded(inputs, self.least), _rounded(kernel.T).T),
             _exact_product,
             inputs,
             self.linear.kernel[...],
@@ -189,8 +198,8 @@ class _SwitchedPatchEmbedding(nnx.Module):
         return self.embedding(images) + self.switch[...] * error
 
 
-def _rounded(inputs: jax.Array) -> jax.Array:
-    rounded, steps = _with_steps(inputs)
+def _rounded(inputs: jax.Array, least: float | None = None) -> jax.Array:
+    rounded, steps = _with_steps(inputs, least)
     return rounded * steps
 
 
@@ -260,8 +269,19 @@ def quantize(model: nnx.Module, names: Collection[str], normalization: Normaliza
         if name in names:
             for module, part in places:
                 old = getattr(module, part)
-                new = Int8Linear(old) if isinstance(old, Linear) else Int8PatchEmbedding(old, normalization)
+                new = (
+                    Int8Linear(old, _least_input(module, part))
+                    if isinstance(old, Linear)
+                    else Int8PatchEmbedding(old, normalization)
+                )
                 setattr(module, part, new)
+
+
+def _least_input(module: nnx.Module, part: str) -> float | None:
+    """The least value that goes into a product, where it is known: into the second one of an MLP."""
+    if isinstance(module, (Mlp, MlpPiece)) and part == "down":
+        return LEAST_VALUES[module.activation]
+    return None
 
 
 def takes_pixels_as_they_are(model: nnx.Module) -> bool:
@@ -289,7 +309,7 @@ def choose_products(
         for module, part in places:
             old = getattr(module, part)
             new = (
-                _SwitchedLinear(old)
+                _SwitchedLinear(old, _least_input(module, part))
                 if isinstance(old, Linear)
                 else _SwitchedPatchEmbedding(old, normalization)
             )

@@ -107,6 +107,21 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
 }
 
 
+# What the activations give is never less.
+LEAST_VALUES = {
+    "gelu": -0.17,
+    "gelu_fast": -0.1701,
+    "gelu_new": -0.1701,
+    "gelu_python": -0.17,
+    "gelu_pytorch_tanh": -0.1701,
+    "quick_gelu": -0.1637,
+    "relu": 0.0,
+    "silu": -0.2785,
+    "swish": -0.2785,
+    "tanh": -1.0,
+}
+
+
 def activation(name: str) -> Callable[[jax.Array], jax.Array]:
     """The activation that a configuration names; ConfigurationError with the known names if there is none."""
     try:

@@ -73,6 +73,16 @@ def test_a_row_of_zeros_gives_the_bias() -> None:
     np.testing.assert_array_equal(int8.Int8Linear(linear)(jnp.zeros((1, 16)))[0], np.arange(8))
 
 
+def test_where_the_least_input_is_known_the_largest_decides_the_steps() -> None:
+    linear = Linear(64, 16, BUILD, deviation=0.1)
+    inputs = np.random.default_rng(0).uniform(-0.17, 1.0, (4, 64)).astype(np.float32)
+    inputs[3] *= 0.001
+    exact, known = linear(jnp.asarray(inputs)), int8.Int8Linear(linear, least=-0.17)(jnp.asarray(inputs))
+    np.testing.assert_array_equal(known[:3], int8.Int8Linear(linear)(jnp.asarray(inputs))[:3])
+    # What is far smaller than it might be is rounded more coarsely, by its own measure only.
+    assert 0 < np.abs(known[3] - exact[3]).max() < 64 * 0.5 * 0.17 / 127 * np.abs(linear.kernel[...]).max()
+
+
 @pytest.mark.parametrize("head_width", [8, 6, 5])
 def test_heads_are_rounded_as_they_are_once_joined(head_width: int) -> None:
     linear = int8.Int8Linear(Linear(3 * head_width, 16, BUILD, deviation=0.1))

@@ -12,7 +12,16 @@ from flax import nnx
 from model import Dinov2Config
 from model.bert import PostNormBlock
 from model.dinov2 import Dinov2Block
-from model.layers import BlockSettings, Build, PreNormBlock, attention_pattern, run_blocks, tokens_at
+from model.layers import (
+    ACTIVATIONS,
+    LEAST_VALUES,
+    BlockSettings,
+    Build,
+    PreNormBlock,
+    attention_pattern,
+    run_blocks,
+    tokens_at,
+)
 from model.open_clip import ScaledBlock
 
 WIDTH, TOKENS = 32, 7
@@ -98,3 +107,11 @@ def test_a_token_of_each_sequence() -> None:
     np.testing.assert_array_equal(
         tokens_at(hidden, jnp.asarray([1, 2, 0]))[:, 0], hidden[[0, 1, 2], [1, 2, 0]]
     )
+
+
+def test_activations_give_nothing_less_than_is_said() -> None:
+    assert LEAST_VALUES.keys() == ACTIVATIONS.keys()
+    inputs = jnp.linspace(-30.0, 30.0, 600_001)
+    for name, least in LEAST_VALUES.items():
+        found = float(ACTIVATIONS[name](inputs).min())
+        assert least <= found < least + 2e-4, name
