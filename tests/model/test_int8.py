@@ -16,7 +16,7 @@ import pytest
 from flax import nnx
 from PIL import Image
 
-from model import CLIPModel, cpu_layout, int8
+from model import CLIPModel, cpu_layout, int8, replay
 from model.clip import CLIPVisionModelWithProjection
 from model.encoder import Encoder
 from model.int8_weights import quantized, steps_of
@@ -273,14 +273,25 @@ def test_a_damaged_note_of_it_is_measured_again(
     assert note.read_bytes() == b'["patch_embedding"]'
 
 
-@pytest.mark.parametrize("precision", ["int8", "bfloat16", "float32"])
 @pytest.mark.parametrize("name", ["open-clip-scaled", "siglip", "clip-first-rules"])
-def test_of_every_family_the_parameters_are_found_again_in_the_checkpoint(
-    golden: Callable[[str], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, precision: str
+def test_of_every_family_the_integers_are_found_again_in_the_checkpoint(
+    golden: Callable[[str], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     """Towers keep queries, keys and values apart or stacked, and have a bias where others have none."""
     monkeypatch.setattr(int8, "_LEAST_WIDTH", 1)
     monkeypatch.setattr(cpu_layout, "_LEAST_WIDTH", 1)
+    monkeypatch.setattr(
+        cpu_layout, "_count", lambda _, inner: next(n for n in range(2, 99) if inner % n == 0)
+    )
+    find, pieces = replay.find_origin, []
+
+    def find_origin(*arguments: Any) -> replay.Origin | None:
+        origin = find(*arguments)
+        if arguments[-1] is not None:
+            pieces.append(origin)
+        return origin
+
+    monkeypatch.setattr(replay, "find_origin", find_origin)
     monkeypatch.setattr(int8, "choose_products", lambda model, *_: frozenset(int8.products(model)))
     monkeypatch.setenv("IMAGO_CACHE", str(tmp_path))
     folder = tmp_path / name
@@ -303,13 +314,14 @@ def test_of_every_family_the_parameters_are_found_again_in_the_checkpoint(
         mask = [np.ones_like(ids)] if description.reads_attention_mask else []
         return np.concatenate([encoder.encode_pixels(pixels), encoder._get_text_tower()(tokens, *mask)])
 
-    through_jax = vectors_of(Encoder.load(folder, precision=precision))
-    replayed = Encoder.load(folder, precision=precision)
+    through_jax = vectors_of(Encoder.load(folder, precision="int8"))
+    replayed = Encoder.load(folder, precision="int8")
     np.testing.assert_array_equal(vectors_of(replayed), through_jax)
     assert replayed._get_vision_tower()._through_jax is None
     assert replayed._get_text_tower()._through_jax is None
+    assert pieces
+    assert None not in pieces
     monkeypatch.setattr(cpu_layout, "_LEAST_WIDTH", 1 << 20)
     monkeypatch.setenv("IMAGO_CACHE", str(tmp_path / "whole"))
     cosines = np.sum(through_jax * vectors_of(exact), axis=1)
-    assert cosines.min() > {"int8": 0.99, "bfloat16": 0.999, "float32": 1 - 1e-6}[precision]
-    assert precision == "float32" or cosines.max() < 1 - 1e-7
+    assert 0.99 < cosines.min() <= cosines.max() < 1 - 1e-7

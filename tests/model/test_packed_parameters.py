@@ -8,8 +8,9 @@ import pytest
 
 from model import packed_parameters
 from model.encoder import Encoder
+from model.int8_weights import quantized
 from model.packed_parameters import SharedParameters
-from model.replay import Constant, Origin
+from model.replay import Constant, Origin, find_origin
 
 MATRIX = Origin("matrix", "int8", (3, 5), axes=None, quantized="kernel")
 STEPS = Origin("matrix", "float32", (3,), quantized="scale")
@@ -126,3 +127,18 @@ def test_a_tower_has_one_file_for_all_its_programs(cache: Path) -> None:
         encoder = Encoder.load("starter", precision="bfloat16")
         np.testing.assert_array_equal([encoder.encode_texts([text]) for text in texts], first)
         assert len(files(cache)) == 1
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+@pytest.mark.parametrize("is_turned", [False, True])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8"])
+def test_a_piece_of_a_matrix_is_found_along_either_axis(axis: int, is_turned: bool, dtype: str) -> None:
+    source = Matrices()
+    source.arrays["matrix"] = np.random.default_rng(1).standard_normal((6, 9)).astype(np.float32)
+    piece = np.split(source.arrays["matrix"], 3, axis)[2]
+    turned = piece.T if is_turned else piece
+    parameter = quantized(turned) if dtype == "int8" else turned.astype(dtype)
+    origin = find_origin(parameter, "matrix", source, 2)
+    assert origin is not None
+    np.testing.assert_array_equal(origin.take(source), parameter)
+    assert find_origin(parameter, "matrix", source, 1) is None

@@ -1,5 +1,6 @@
 """The library page and the first start: folders, indexing, pause, failures."""
 
+import io
 import json
 import shutil
 from collections.abc import Callable, Iterator
@@ -119,8 +120,12 @@ def test_pausing_keeps_what_was_done_and_going_on_does_the_rest(
 ) -> None:
     folder = tmp_path / "many"
     folder.mkdir()
-    for seed in range(60):
-        draw_picture(seed).resize((1600, 1200)).save(folder / f"{seed:03}.png", compress_level=1)
+    large = io.BytesIO()
+    draw_picture(0).resize((1600, 1200)).save(large, "PNG", compress_level=1)
+    # More than are on their way at once, whatever the number of cores.
+    number = 6 * Encoder.load("starter").batch_size
+    for index in range(number):
+        (folder / f"{index:04}.png").write_bytes(large.getvalue() + f"{index}".encode())
     job.start(own_library, [folder])
     with pytest.raises(AlreadyIndexingError, match="already"):
         job.start(own_library, [folder])
@@ -137,13 +142,13 @@ def test_pausing_keeps_what_was_done_and_going_on_does_the_rest(
     summary = job.state.summary
     assert summary is not None
     assert summary["interrupted"]
-    assert 0 < summary["indexed"] < 60
+    assert 0 < summary["indexed"] < number
     page = open_page()
     assert "Paused" in page.info[0].value
     next(button for button in page.button if button.label == "Go on").click().run()
     job.wait(SECONDS_AT_MOST)
     assert job.state.summary is not None
-    assert job.state.summary["indexed"] == 60 - summary["indexed"]
+    assert job.state.summary["indexed"] == number - summary["indexed"]
 
 
 def test_a_process_that_dies_is_told(job: IndexingJob, pictures: Path, own_library: Path) -> None:
