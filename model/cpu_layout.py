@@ -4,8 +4,8 @@ Wide MLPs are computed in pieces of their inner width, so that what a piece comp
 A piece is some columns of the first matrix and the rows of the second that belong to them; what the pieces give adds up
 to what the whole gives.
 
-Matrices lie as in most checkpoints, a row for each output: XLA's products of bfloat16 are up to twice as fast so, of
-float32 a little.
+Matrices of half precision lie as in most checkpoints, a row for each output: XLA's products of bfloat16 are up to twice
+as fast so. Of float32 some are faster and others slower.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from model.layers import Build, Linear, Mlp, activation, along_last, joined_heads
+from model.layers import Build, Linear, Mlp, along_last, joined_heads
 from model.products import product
 
 Path: TypeAlias = tuple[Any, ...]
@@ -27,18 +27,13 @@ _LEAST_WIDTH = 2048
 _PIECES = "pieces"
 
 
-class MlpPiece(nnx.Module):
-    """Some of the inner width of an `Mlp`."""
+class MlpPiece(Mlp):
+    """Some of the inner width of an `Mlp`; gives what that adds to the whole's outputs."""
 
     def __init__(self, mlp: Mlp, index: int, count: int) -> None:
         self.up = _part(mlp.up, index, count, axis=1)
         self.down = _part(mlp.down, index, count, axis=0)
         self.activation = mlp.activation
-
-    def __call__(self, hidden: jax.Array) -> jax.Array:
-        """Float32 (..., width) to what this piece adds to the whole's, alike."""
-        outputs: jax.Array = self.down(activation(self.activation)(self.up(hidden)))
-        return outputs
 
 
 class DividedMlp(nnx.Module):
@@ -111,13 +106,12 @@ def _count(width: int, inner_width: int) -> int:
 def _part(linear: Linear, index: int, count: int, axis: int) -> Linear:
     """Of the outputs (axis 1) or of the inputs (axis 0), which share one bias: the first piece adds it."""
     kernel = _slice(linear.kernel[...], index, count, axis)
-    has_bias = linear.bias is not None and (axis == 1 or index == 0)
+    bias = linear.bias if axis == 1 or index == 0 else None
     build = Build(None, linear.dtype, jnp.dtype(kernel.dtype))
-    part = Linear(kernel.shape[0], kernel.shape[1], build, use_bias=has_bias)
+    part = Linear(kernel.shape[0], kernel.shape[1], build, use_bias=bias is not None)
     part.kernel = nnx.Param(kernel)
-    if linear.bias is not None and has_bias:
-        bias = linear.bias[...]
-        part.bias = nnx.Param(_slice(bias, index, count, 0) if axis == 1 else bias)
+    if bias is not None:
+        part.bias = nnx.Param(_slice(bias[...], index, count, 0) if axis == 1 else bias[...])
     return part
 
 

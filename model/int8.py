@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from model.cpu_layout import DividedMlp, MlpPiece
+from model.cpu_layout import DividedMlp
 from model.int8_weights import LARGEST_INTEGER, SMALLEST_LARGEST, quantized, steps_of
 from model.layers import (
     LEAST_VALUES,
@@ -279,7 +279,7 @@ def quantize(model: nnx.Module, names: Collection[str], normalization: Normaliza
 
 def _least_input(module: nnx.Module, part: str) -> float | None:
     """The least value that goes into a product, where it is known: into the second one of an MLP."""
-    if isinstance(module, (Mlp, MlpPiece)) and part == "down":
+    if isinstance(module, Mlp) and part == "down":
         return LEAST_VALUES[module.activation]
     return None
 

@@ -280,9 +280,8 @@ class _ThroughJax:
         whole_paths = list(nnx.to_flat_state(nnx.state(model)).paths)
         chosen = frozenset[str]()
         if precision == "int8":
-            measure_with = inputs_to_measure_with
             chosen = _products_of_integers(
-                model, description, tower, run, measure_with, divides_mlps=divides_mlps
+                model, description, tower, run, inputs_to_measure_with, divides_mlps=divides_mlps
             )
         if divides_mlps:
             divide_mlps(model)
