@@ -7,14 +7,15 @@ engine in a process of its own, and told as the median of the rounds' ratios: ma
 within a minute says more than a figure. Warm-up and compilation are never measured. Weights are random, which costs the
 same as any; the peers' environment (`.venv-peers`) is made by `make bench`, and without it their columns stay empty.
 
-towers    ViT-B/32, 224 pixels, batch 32: images a second, against ONNX Runtime and PyTorch
-text      one short query through the text tower of the same model, warm
-accuracy  the worst cosine between a photograph's or a text's vectors in this machine's precision and float32
-folder    `imago index` over 12-megapixel JPEGs, whole run, against full decode and ONNX Runtime in a loop
-search    `imago search` as a new process, 100,000 images, base-size model
-rerun     `imago index` again over 100,000 unchanged files, and the memory of the run that embedded them
-overhead  what `imago index` spends beyond its decoder and its tower (benchmarks/foundation.py), each picture four times
-soak      the memory of a first index of half as many small pictures with the base-size model
+towers      ViT-B/32, 224 pixels, batch 32: images a second, against ONNX Runtime and PyTorch
+processors  the same and `text` as on processors with fewer instructions (benchmarks/other_processors.py)
+text        one short query through the text tower of the same model, warm
+accuracy    the worst cosine between a photograph's or a text's vectors in this machine's precision and float32
+folder      `imago index` over 12-megapixel JPEGs, whole run, against full decode and ONNX Runtime in a loop
+search      `imago search` as a new process, 100,000 images, base-size model
+rerun       `imago index` again over 100,000 unchanged files, and the memory of the run that embedded them
+overhead    what `imago index` spends beyond decoder and tower (benchmarks/foundation.py), each picture four times
+soak        the memory of a first index of half as many small pictures with the base-size model
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ import psutil
 from PIL import Image
 
 from benchmarks.foundation import family_bytes, measure, run
+from benchmarks.other_processors import PROCESSORS, environment_of
 
 PEERS = Path(".venv-peers/bin/python")
 PEER_SCRIPTS = Path(__file__).with_name("peers")
@@ -131,19 +133,20 @@ class Bench:
         self.lines.append(Line(what, f"{middle:,.{digits}f}{spread}{unit}", target))
         print(f"{what}: {self.lines[-1].value}   {target}", flush=True)
 
-    def ours(self, *words: str) -> dict[str, float]:
+    def ours(self, *words: str, variables: dict[str, str] | None = None) -> dict[str, float]:
         command = [sys.executable, "-m", "benchmarks.tower", *words]
-        found = _json_of(command, self.environment)
+        found = _json_of(command, self.environment | (variables or {}))
         if found is None:
             sys.exit(f"{' '.join(command)} failed")
         return found
 
-    def peer(self, script: str, *words: str) -> dict[str, float] | None:
+    def peer(
+        self, script: str, *words: str, variables: dict[str, str] | None = None
+    ) -> dict[str, float] | None:
         if not PEERS.exists():
             return None
-        return _json_of(
-            [str(PEERS), str(PEER_SCRIPTS / script), *words], os.environ | {"HF_HUB_OFFLINE": "1"}
-        )
+        environment = os.environ | {"HF_HUB_OFFLINE": "1"} | (variables or {})
+        return _json_of([str(PEERS), str(PEER_SCRIPTS / script), *words], environment)
 
     def imago(self, *words: str):
         return run(sys.executable, "-m", "app", *words, environment=self.environment)
@@ -180,6 +183,37 @@ def towers(bench: Bench) -> None:
         if peer in figures:
             ratios = [ours / theirs for ours, theirs in zip(figures[own], figures[peer], strict=True)]
             bench.add(f"{own} against {peer}", ratios, " times", target)
+
+
+def processors(bench: Bench) -> None:
+    base = str(bench.base)
+    for processor in PROCESSORS:
+        try:
+            variables = environment_of(processor, bench.scratch)
+        except OSError as error:
+            print(f"processors: left out, {error}")
+            return
+        own, text_milliseconds = [], []
+        peers: dict[str, list[float]] = {"torch-bfloat16-compiled": [], "onnxruntime-float32": []}
+        # The compiler is given the path without quotes.
+        compiled = {"TORCHINDUCTOR_CACHE_DIR": str(bench.scratch / f"inductor-{processor}".replace(" ", "-"))}
+        for _ in range(bench.rounds):
+            own.append(bench.ours(base, variables=variables)["images_per_second"])
+            text = bench.ours(base, "--texts", "--calls", "10", variables=variables)
+            text_milliseconds.append(text["text_p50_ms"])
+            for engine in peers:
+                found = bench.peer("tower.py", base, engine, variables=variables | compiled)
+                peers[engine] += [found["images_per_second"]] if found else []
+        has_vnni = "VNNI" in processor
+        bench.add(f"{processor}: imago-auto", own, " images/s", digits=1)
+        for engine, target in (
+            ("torch-bfloat16-compiled", "at least 1.25" if has_vnni else ""),
+            ("onnxruntime-float32", f"at least {5 if has_vnni else 1}"),
+        ):
+            if peers[engine]:
+                ratios = [ours / theirs for ours, theirs in zip(own, peers[engine], strict=True)]
+                bench.add(f"{processor}: imago-auto against {engine}", ratios, " times", target)
+        bench.add(f"{processor}: text query, p50", text_milliseconds, " ms", "under 10 ms", digits=1)
 
 
 def text(bench: Bench) -> None:
@@ -314,7 +348,8 @@ def overhead(bench: Bench) -> None:
 
 
 SECTIONS = {
-    section.__name__: section for section in (towers, text, accuracy, folder, search, rerun, overhead, soak)
+    section.__name__: section
+    for section in (towers, processors, text, accuracy, folder, search, rerun, overhead, soak)
 }
 
 

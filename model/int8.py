@@ -4,7 +4,7 @@ The weights of a product are rounded to int8 with a step for each output, its in
 they come ("dynamic quantisation", as of Dettmers et al. 2022, https://arxiv.org/abs/2208.07339). Sums are int32, exact.
 
 How much is lost depends on the weights: a row with a few large values leaves few steps for all others. So what each
-checkpoint bears is measured, once, and products that would harm its vectors stay in bfloat16.
+checkpoint bears is measured, once, and products that would harm its vectors stay in floating point.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from model.layers import (
     patches_of,
     unit_length,
 )
+from model.mixed_product import mixed_product
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Sequence
@@ -49,6 +50,10 @@ _MOST_TRIALS = 8
 
 _PATCHES = "patch_embedding"
 _MIDDLE_PIXEL = 128
+
+# What makes signed bytes unsigned. Turning the sign's bit adds it, too.
+_SHIFT = 128
+_SIGN = np.int8(-128)
 
 
 def _steps(largest: jax.Array) -> jax.Array:
@@ -91,53 +96,85 @@ def _unpacked(packed: jax.Array) -> jax.Array:
     return integers.reshape(*packed.shape[:-1], -1)
 
 
-class Int8Linear(nnx.Module):
+class _Int8Product(nnx.Module):
+    """A matrix of integers, and products with it."""
+
+    def __init__(self, kernel: npt.NDArray[Any], *, unsigned: bool) -> None:
+        """Round float (in, out). `unsigned`: what is multiplied with it goes into the processor as uint8."""
+        integers = quantized(kernel)
+        self.kernel = nnx.Param(jnp.asarray(integers))
+        self.scale = nnx.Param(jnp.asarray(steps_of(kernel)))
+        self.surplus = (
+            nnx.Param(jnp.asarray(_SHIFT * integers.sum(axis=1, dtype=np.int32))) if unsigned else None
+        )
+
+    def _bytes(self, rounded: jax.Array) -> jax.Array:
+        """Whole numbers from -128 to 127 as the bytes that `_sums` takes, int8: to be moved, not computed with."""
+        integers = rounded.astype(jnp.int8)
+        return integers if self.surplus is None else integers ^ _SIGN
+
+    def _sums(self, integers: jax.Array) -> jax.Array:
+        """Multiplies bytes, (..., in), giving float32 (..., out), the same whichever way."""
+        if self.surplus is None:
+            sums = jax.lax.dot_general(
+                integers,
+                self.kernel[...],
+                (((integers.ndim - 1,), (1,)), ((), ())),
+                preferred_element_type=jnp.int32,
+            )
+        else:
+            sums = mixed_product(jax.lax.bitcast_convert_type(integers, jnp.uint8), self.kernel[...])
+            sums = sums - self.surplus[...].reshape((1,) * (sums.ndim - 1) + (-1,))
+        return sums.astype(jnp.float32)
+
+
+class Int8Linear(_Int8Product):
     """A `Linear` that multiplies integers; its result is near that of the one it stands for."""
 
-    def __init__(self, linear: Linear, least: float | None = None) -> None:
-        """Take the parameters of `linear`, whose inputs are never less than `least`; None: that is not known."""
-        kernel = np.asarray(linear.kernel[...])
+    def __init__(self, linear: Linear, least: float | None = None, *, unsigned: bool = False) -> None:
+        """Take the parameters of a layer.
+
+        Args:
+            linear: The layer.
+            least: Its inputs are never less; None: that is not known.
+            unsigned: Whether inputs are multiplied as uint8; the result is the same.
+        """
+        super().__init__(np.asarray(linear.kernel[...]), unsigned=unsigned)
         self.least = least
-        self.kernel = nnx.Param(jnp.asarray(quantized(kernel)))
-        self.scale = nnx.Param(jnp.asarray(steps_of(kernel)))
         self.bias = linear.bias
 
     def __call__(self, inputs: jax.Array) -> jax.Array:
         """Float32 (..., in) to float32 (..., out)."""
         rounded, steps = _with_steps(inputs, self.least)
-        return self._product(rounded.astype(jnp.int8), steps)
+        return self._scaled(self._bytes(rounded), steps)
 
     def of_heads(self, inputs: jax.Array) -> jax.Array:
         """As `Linear.of_heads`."""
         steps = _steps(_largest(inputs).max(axis=1))
-        rounded = jnp.rint(inputs * (1.0 / steps)[:, None, :, None]).astype(jnp.int8)
-        return self._product(_unpacked(joined_heads(_packed(rounded, rounded.shape[-1]))), steps[..., None])
+        rounded = self._bytes(jnp.rint(inputs * (1.0 / steps)[:, None, :, None]))
+        return self._scaled(_unpacked(joined_heads(_packed(rounded, rounded.shape[-1]))), steps[..., None])
 
-    def _product(self, rounded: jax.Array, steps: jax.Array) -> jax.Array:
-        sums = jax.lax.dot_general(
-            rounded,
-            self.kernel[...],
-            (((rounded.ndim - 1,), (1,)), ((), ())),
-            preferred_element_type=jnp.int32,
-        )
-        outputs = sums.astype(jnp.float32) * steps * along_last(self.scale[...], steps)
+    def _scaled(self, integers: jax.Array, steps: jax.Array) -> jax.Array:
+        outputs = self._sums(integers) * steps * along_last(self.scale[...], steps)
         return outputs if self.bias is None else outputs + along_last(self.bias[...], outputs)
 
 
-class Int8PatchEmbedding(nnx.Module):
+class Int8PatchEmbedding(_Int8Product):
     """A `PatchEmbedding` of pixels as they are, which are integers to begin with: only its weights are rounded.
 
     What normalises pixels is a scale and an offset for each channel, and moves into the weights and the bias.
     """
 
-    def __init__(self, embedding: PatchEmbedding, normalization: Normalization) -> None:
+    def __init__(
+        self, embedding: PatchEmbedding, normalization: Normalization, *, unsigned: bool = False
+    ) -> None:
+        """Take the parameters of a layer; the other arguments are those of `quantize`."""
         kernel = np.asarray(embedding.kernel[...], dtype=np.float64)
         bias = 0.0 if embedding.bias is None else np.asarray(embedding.bias[...], dtype=np.float64)
         scale, offset = (np.asarray(values, np.float64)[:, None] for values in normalization)
-        self.patch = kernel.shape[:2]
         scaled = (kernel * scale).reshape(-1, kernel.shape[-1]).astype(np.float32)
-        self.kernel = nnx.Param(jnp.asarray(quantized(scaled)))
-        self.scale = nnx.Param(jnp.asarray(steps_of(scaled)))
+        super().__init__(scaled, unsigned=unsigned)
+        self.patch = kernel.shape[:2]
         # Pixels are shifted into the range of int8. Given back by the exact weights, the shift costs nothing: rounding
         # then errs by how far a pixel is from grey.
         whole = bias + (kernel * (offset + _MIDDLE_PIXEL * scale)).sum(axis=(0, 1, 2))
@@ -147,13 +184,10 @@ class Int8PatchEmbedding(nnx.Module):
         """Whole numbers from 0 to 255, (batch, height, width, channels), to float32 (batch, patches, width)."""
         height, width = self.patch
         whole = images[:, :, : images.shape[2] // width * width]
-        rows = (whole - _MIDDLE_PIXEL).astype(jnp.int8).reshape(*images.shape[:2], -1)
+        rows = self._bytes(whole - _MIDDLE_PIXEL).reshape(*images.shape[:2], -1)
         packed = _packed(rows, width * images.shape[3])
         patches = _unpacked(patches_of(packed[..., None], height, packed.shape[2] * width // whole.shape[2]))
-        sums = jax.lax.dot_general(
-            patches, self.kernel[...], (((2,), (1,)), ((), ())), preferred_element_type=jnp.int32
-        )
-        outputs = sums.astype(jnp.float32)
+        outputs = self._sums(patches)
         return outputs * along_last(self.scale[...], outputs) + along_last(self.bias[...], outputs)
 
 
@@ -257,22 +291,25 @@ def products(model: nnx.Module) -> dict[str, Parts]:
     return found
 
 
-def quantize(model: nnx.Module, names: Collection[str], normalization: Normalization) -> None:
+def quantize(
+    model: nnx.Module, names: Collection[str], normalization: Normalization, *, unsigned: bool = False
+) -> None:
     """Makes the `products` of these names such of integers.
 
     Args:
         model: The tower. If `takes_pixels_as_they_are` afterwards, it wants them so.
         names: Of products.
         normalization: What pixels are multiplied with, and what is added then, each float (channels,).
+        unsigned: Whether the inputs of products go into the processor as uint8, which some multiply faster.
     """
     for name, places in products(model).items():
         if name in names:
             for module, part in places:
                 old = getattr(module, part)
                 new = (
-                    Int8Linear(old, _least_input(module, part))
+                    Int8Linear(old, _least_input(module, part), unsigned=unsigned)
                     if isinstance(old, Linear)
-                    else Int8PatchEmbedding(old, normalization)
+                    else Int8PatchEmbedding(old, normalization, unsigned=unsigned)
                 )
                 setattr(module, part, new)
 

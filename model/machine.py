@@ -108,8 +108,9 @@ def making_client(threads: int | None = None) -> Iterator[None]:
                 os.environ[_THREADS_VARIABLE] = before
 
 
-# Instructions that multiply bfloat16 into float32, as /proc/cpuinfo calls them.
-_BFLOAT16_UNITS = {"amx_bf16": "AMX", "avx512_bf16": "AVX-512 BF16"}
+# Instructions that multiply bytes, best first, and those that multiply bfloat16, as /proc/cpuinfo calls them.
+_INT8_UNITS = {"amx_int8": "AMX", "avx512_vnni": "AVX-512 VNNI", "avx2": "AVX2"}
+_BFLOAT16_UNITS = ("amx_bf16", "avx512_bf16")
 
 
 @dataclass(frozen=True)
@@ -117,8 +118,8 @@ class PrecisionChoice:
     """In which numbers the towers multiply.
 
     Attributes:
-        precision: One of `PRECISIONS`. int8 stands for those products of a tower that bear it (`model.int8`); all else
-            is bfloat16 then.
+        precision: One of `PRECISIONS`. int8 stands for those products of a tower that bear it (`model.int8`); the
+            others are of `precision_beside_int8`.
         reason: Why, in a few words.
     """
 
@@ -130,18 +131,27 @@ class PrecisionChoice:
 def best_precision() -> PrecisionChoice:
     """Returns in what towers run fastest here without harm: int8, bfloat16 or float32.
 
-    What decides on a CPU is which products it has an instruction for. Without one for bfloat16 every operand is widened
-    on its way; of those for int8 XLA uses AMX's alone. docs/speed.md has what each gives.
+    What decides on a CPU is which products it has an instruction for; docs/speed.md has what each gives. Where nothing
+    was measured, on processors other than x86, it is float32.
     """
     if backend() != "cpu":
         return PrecisionChoice("bfloat16", "accelerators multiply it fastest")
     flags = processor_flags()
-    if flags >= {"amx_int8", "amx_bf16"}:
-        return PrecisionChoice("int8", "this processor has AMX")
-    unit = next((name for flag, name in _BFLOAT16_UNITS.items() if flag in flags), None)
+    unit = next((name for flag, name in _INT8_UNITS.items() if flag in flags), None)
     if unit is None:
-        return PrecisionChoice("float32", "this processor has no fast bfloat16")
-    return PrecisionChoice("bfloat16", f"this processor has {unit}")
+        return PrecisionChoice("float32", "this processor is not known to multiply anything else faster")
+    return PrecisionChoice("int8", f"this processor has {unit}")
+
+
+def precision_beside_int8() -> str:
+    """Returns in what the other products are made where some are of integers: bfloat16 or float32."""
+    is_fast = backend() != "cpu" or not processor_flags().isdisjoint(_BFLOAT16_UNITS)
+    return "bfloat16" if is_fast else "float32"
+
+
+def multiplies_unsigned() -> bool:
+    """Tells whether XLA multiplies bytes fastest here with one operand unsigned: VNNI knows no other products."""
+    return backend() == "cpu" and "avx512_vnni" in processor_flags() and "amx_int8" not in processor_flags()
 
 
 def forced_precision(asked: str | None) -> PrecisionChoice | None:

@@ -17,7 +17,13 @@ import numpy as np
 from model import cache, replay
 from model.families import without_labels
 from model.identity import fingerprint_of_settings
-from model.machine import backend, making_client, processor_flags
+from model.machine import (
+    backend,
+    making_client,
+    multiplies_unsigned,
+    precision_beside_int8,
+    processor_flags,
+)
 from model.packed_parameters import SharedParameters
 from model.replay import source_fingerprint
 
@@ -273,7 +279,7 @@ class _ThroughJax:
             # Either cache, never both: what XLA took from JAX's it cannot put whole into ours.
             cache.keep_compiled_code()
         model_class = getattr(importlib.import_module(tower.module), tower.name)
-        narrow = jnp.dtype("bfloat16" if precision == "int8" else precision)
+        narrow = jnp.dtype(precision_beside_int8() if precision == "int8" else precision)
         model = model_class.from_settings(description.settings, dtype=narrow, param_dtype=jnp.float32)
         source = replay.RecordingSource(description.open_weights())
         fill(model, source, model.weights)
@@ -285,7 +291,7 @@ class _ThroughJax:
             )
         if divides_mlps:
             divide_mlps(model)
-        int8.quantize(model, chosen, description.preprocessor.normalization)
+        int8.quantize(model, chosen, description.preprocessor.normalization, unsigned=multiplies_unsigned())
         if backend() == "cpu" and narrow != jnp.float32:
             turn_kernels(model)
         structure, state = nnx.split(model)

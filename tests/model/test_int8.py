@@ -16,11 +16,12 @@ import pytest
 from flax import nnx
 from PIL import Image
 
-from model import CLIPModel, cpu_layout, int8, replay
+from model import CLIPModel, cpu_layout, int8, replay, towers
 from model.clip import CLIPVisionModelWithProjection
 from model.encoder import Encoder
 from model.int8_weights import quantized, steps_of
 from model.layers import Build, Linear, PatchEmbedding
+from model.mixed_product import mixed_product
 from model.text_inputs import TextInputs
 from model.tokenizer import clip_tokenizer
 
@@ -83,12 +84,40 @@ def test_where_the_least_input_is_known_the_largest_decides_the_steps() -> None:
     assert 0 < np.abs(known[3] - exact[3]).max() < 64 * 0.5 * 0.17 / 127 * np.abs(linear.kernel[...]).max()
 
 
+@pytest.mark.parametrize("unsigned", [False, True])
 @pytest.mark.parametrize("head_width", [8, 6, 5])
-def test_heads_are_rounded_as_they_are_once_joined(head_width: int) -> None:
-    linear = int8.Int8Linear(Linear(3 * head_width, 16, BUILD, deviation=0.1))
+def test_heads_are_rounded_as_they_are_once_joined(head_width: int, unsigned: bool) -> None:
+    linear = int8.Int8Linear(Linear(3 * head_width, 16, BUILD, deviation=0.1), unsigned=unsigned)
     heads = jnp.asarray(np.random.default_rng(0).standard_normal((2, 3, 7, head_width)).astype(np.float32))
     joined = heads.transpose(0, 2, 1, 3).reshape(2, 7, 3 * head_width)
     np.testing.assert_array_equal(linear.of_heads(heads), linear(joined))
+
+
+def test_unsigned_bytes_are_multiplied_exactly_over_their_whole_range() -> None:
+    random = np.random.default_rng(0)
+    left, right = random.integers(0, 256, (2, 9, 64)), random.integers(-128, 128, (32, 64))
+    left[0, 0], right[0], right[1] = 255, -128, 127
+    product = mixed_product(jnp.asarray(left, jnp.uint8), jnp.asarray(right, jnp.int8))
+    assert product.dtype == jnp.int32
+    np.testing.assert_array_equal(product, left @ right.T)
+
+
+@pytest.mark.parametrize("shape", [(5, 64), (2, 9, 64)])
+def test_unsigned_inputs_give_the_same(shape: tuple[int, ...]) -> None:
+    linear = Linear(64, 32, BUILD, deviation=0.1)
+    inputs = jnp.asarray(np.random.default_rng(0).standard_normal(shape).astype(np.float32))
+    unsigned = int8.Int8Linear(linear, unsigned=True)
+    np.testing.assert_array_equal(unsigned(inputs), int8.Int8Linear(linear)(inputs))
+
+
+def test_unsigned_pixels_give_the_same() -> None:
+    embedding = PatchEmbedding((4, 4), 3, 32, BUILD)
+    pixels = jnp.asarray(np.random.default_rng(0).integers(0, 256, (2, 9, 13, 3)).astype(np.float32))
+    signed, unsigned = (
+        int8.Int8PatchEmbedding(embedding, NORMALIZATION, unsigned=unsigned)(pixels)
+        for unsigned in (False, True)
+    )
+    np.testing.assert_array_equal(unsigned, signed)
 
 
 @pytest.mark.parametrize("use_bias", [False, True])
@@ -215,6 +244,23 @@ def test_vectors_are_near_the_exact_ones_and_a_second_start_computes_the_same(
     np.testing.assert_array_equal(first, second)
     cosines = np.sum(first[:-1] * exact.encode_pixels(pixels), axis=1)
     assert 0.999 < cosines.min() < 1 - 1e-7
+
+
+def test_a_tower_of_unsigned_inputs_gives_the_same_and_is_found_again(
+    wide: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), dtype=np.uint8)
+    monkeypatch.setenv("IMAGO_CACHE", str(tmp_path / "signed"))
+    monkeypatch.setattr(towers, "multiplies_unsigned", lambda: False)
+    signed = Encoder.load(wide, precision="int8").encode_pixels(pixels)
+    monkeypatch.setenv("IMAGO_CACHE", str(tmp_path / "unsigned"))
+    monkeypatch.setattr(towers, "multiplies_unsigned", lambda: True)
+    unsigned = Encoder.load(wide, precision="int8").encode_pixels(pixels)
+    # The sums are the same; what XLA makes of the rest is rounded elsewhere.
+    np.testing.assert_allclose(unsigned, signed, atol=1e-6)
+    replayed = Encoder.load(wide, precision="int8")
+    np.testing.assert_array_equal(replayed.encode_pixels(pixels), unsigned)
+    assert replayed._get_vision_tower()._through_jax is None
 
 
 def test_what_was_found_out_is_kept_and_not_measured_again(

@@ -32,11 +32,12 @@ def on_a_processor_with(monkeypatch: pytest.MonkeyPatch) -> Iterator[object]:
 @pytest.mark.parametrize(
     ("flags", "precision", "unit"),
     [
-        (("avx512f", "amx_bf16", "amx_int8", "avx512_bf16"), "int8", "AMX"),
-        (("avx512f", "amx_bf16", "avx512_bf16"), "bfloat16", "AMX"),
-        (("avx512f", "avx512_bf16"), "bfloat16", "AVX-512 BF16"),
-        (("avx2", "avx512f", "avx512_vnni"), "float32", "no fast bfloat16"),
-        ((), "float32", "no fast bfloat16"),
+        (("avx2", "avx512f", "avx512_vnni", "amx_bf16", "amx_int8"), "int8", "AMX"),
+        (("avx2", "avx512f", "avx512_vnni", "avx512_bf16"), "int8", "AVX-512 VNNI"),
+        (("avx2", "avx512f"), "int8", "AVX2"),
+        (("avx2", "avx_vnni"), "int8", "AVX2"),
+        (("asimd", "asimddp", "i8mm"), "float32", "not known"),
+        ((), "float32", "not known"),
     ],
 )
 def test_the_processor_decides(
@@ -45,6 +46,23 @@ def test_the_processor_decides(
     choice = on_a_processor_with(*flags)  # type: ignore[operator]
     assert choice.precision == precision
     assert unit in choice.reason
+
+
+@pytest.mark.parametrize(
+    ("flags", "precision", "unsigned"),
+    [
+        (("avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8"), "bfloat16", False),
+        (("avx512_vnni", "avx512_bf16"), "bfloat16", True),
+        (("avx512_vnni",), "float32", True),
+        (("avx2", "avx_vnni"), "float32", False),
+    ],
+)
+def test_the_processor_decides_how_integers_are_multiplied_and_what_beside_them(
+    on_a_processor_with: object, flags: tuple[str, ...], precision: str, unsigned: bool
+) -> None:
+    on_a_processor_with(*flags)  # type: ignore[operator]
+    assert machine.precision_beside_int8() == precision
+    assert machine.multiplies_unsigned() is unsigned
 
 
 def test_an_accelerator_gets_half_precision(monkeypatch: pytest.MonkeyPatch) -> None:
