@@ -45,6 +45,8 @@ if TYPE_CHECKING:
 MAX_QUEUE = 16
 # What Linux lets every user have. By itself a pipe holds 64 KiB, half a picture of 224 pixels.
 _PIPE_BYTES = 1 << 20
+# So many answers at least are worth waking whoever collects them.
+_ANSWERS_AT_ONCE = 8
 _START_LIMIT_SECONDS = 60.0
 _GRACE_SECONDS = 2.0  # the worker's own timer should go first
 _PAUSE_SECONDS = 1.0  # whoever does not collect for so long was stopped, or busy with something else
@@ -92,7 +94,8 @@ class DecodePool:
         preprocessor: Picklable; imported in the workers, so it must not need JAX.
         limits: What one file may cost.
         workers: Number of processes.
-        on_answer: Called from the pool's reading threads whenever `collect` has something to return.
+        on_answer: Called from the pool's reading threads when `collect` has a handful of answers to return, or a
+            worker has ended. Fewer answers wait until somebody looks.
     """
 
     def __init__(
@@ -206,7 +209,7 @@ class DecodePool:
                 if shape := answer.pop("shape", None):
                     pixels = np.frombuffer(frame, np.uint8, offset=text_end).reshape(shape)
                 self._events.put((worker, answer, pixels))
-                if self._on_answer is not None:
+                if self._on_answer is not None and self._events.qsize() >= _ANSWERS_AT_ONCE:
                     self._on_answer()
         stream.close()
         self._events.put((worker, None, None))

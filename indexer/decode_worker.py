@@ -132,10 +132,18 @@ def _read_frame(stream: BinaryIO) -> bytes | None:
 def _send(stream: BinaryIO, answer: dict[str, Any], pixels: NDArray[np.uint8] | None) -> None:
     text = json.dumps(answer).encode()
     size = JSON_LENGTH.size + len(text) + (0 if pixels is None else pixels.nbytes)
+    head = LENGTH.pack(size) + JSON_LENGTH.pack(len(text)) + text
+    parts = [memoryview(head)] if pixels is None else [memoryview(head), pixels.reshape(-1).data]
     with suppress(BrokenPipeError):
-        _write(stream, memoryview(LENGTH.pack(size) + JSON_LENGTH.pack(len(text)) + text))
-        if pixels is not None:
-            _write(stream, pixels.reshape(-1).data)
+        if hasattr(os, "writev"):
+            # In one piece, so that the reader is woken once.
+            written = os.writev(stream.fileno(), parts)
+            for part in parts:
+                _write(stream, part[written:])
+                written = max(0, written - len(part))
+        else:
+            for part in parts:
+                _write(stream, part)
 
 
 def _write(stream: BinaryIO, view: memoryview) -> None:

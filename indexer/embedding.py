@@ -1,6 +1,6 @@
 """Decode and embed: files in, complete pieces for the ledger out.
 
-Three parties work side by side: processes decode (`indexer.decode_pool`), one thread runs the tower, and
+Three parties work side by side: processes decode (`indexer.decode_pool`), threads run the tower, and
 the main thread decides. Whoever is slowest sets the pace; the others wait, with little in hand, so memory
 does not depend on the number of images.
 """
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from indexer.tower import ImageEncoder
 
 _PARTIAL_BATCH_SECONDS = 2.0
-_WAKE_SECONDS = 0.1  # how long progress and Ctrl-C may wait while nothing happens
+_WAKE_SECONDS = 0.02  # how long single answers, progress and Ctrl-C may wait
 
 
 class Embedding:

@@ -1,9 +1,11 @@
-"""The model's tower, fed from the main thread and run in a thread of its own."""
+"""The model's tower, fed from the main thread and run in threads of its own."""
 
 from __future__ import annotations
 
 import queue
 import threading
+import time
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -11,6 +13,8 @@ import numpy as np
 from indexer.decode_pool import Decoded
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from numpy.typing import NDArray
 
     from indexer.decode import Preprocessor
@@ -18,7 +22,9 @@ if TYPE_CHECKING:
     from indexer.tasks import Task
     from model.identity import ModelIdentity
 
-_BATCHES_AHEAD = 2  # one in work, one waiting
+# Two in work, so that no core waits for the slower half of a batch before it goes on with the next, and one waiting.
+_THREADS = 2
+_BATCHES_AHEAD = _THREADS + 1
 
 
 class ImageEncoder(Protocol):
@@ -37,11 +43,11 @@ class ImageEncoder(Protocol):
         """Images that one call of the tower likes to take."""
 
     def encode_pixels(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Embeds uint8 (n, height, width, 3): float32 (n, dimension) of unit norm."""
+        """Embeds uint8 (n, height, width, 3): float32 (n, dimension) of unit norm. Called by two threads at once."""
 
 
 class Tower:
-    """Runs the encoder in a thread of its own, a batch at a time.
+    """Runs the encoder in threads of its own.
 
     Args:
         encoder: The model.
@@ -56,18 +62,24 @@ class Tower:
         self._batches: queue.SimpleQueue[list[Task] | None] = queue.SimpleQueue()
         self._results: queue.SimpleQueue[tuple[list[Task], Any]] = queue.SimpleQueue()
         self._open = 0
+        self._lock = threading.Lock()
+        self._at_work = 0
+        self._work_began = 0.0
         self._stop = False
         self._error: BaseException | None = None
-        self._thread = threading.Thread(target=self._run, name="tower", daemon=True)
-        self._thread.start()
+        self._threads = [
+            threading.Thread(target=self._run, name="tower", daemon=True) for _ in range(_THREADS)
+        ]
+        for thread in self._threads:
+            thread.start()
 
     def __enter__(self) -> Tower:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._stop = True
-        self._batches.put(None)
-        self._thread.join()
+        self._end()
+        for thread in self._threads:
+            thread.join()
 
     @property
     def has_room(self) -> bool:
@@ -85,13 +97,14 @@ class Tower:
         self._batches.put(batch)
 
     def collect(self) -> list[tuple[list[Task], NDArray[np.float32]]]:
-        """Batches that are done, with their vectors; raises what the encoder raised."""
+        """Batches that are done, with their vectors; raises what the encoder raised, once nothing else is in work."""
         done: list[tuple[list[Task], NDArray[np.float32]]] = []
         while True:
             try:
                 batch, result = self._results.get_nowait()
             except queue.Empty:
-                if self._error is not None and not done:
+                is_over = not any(thread.is_alive() for thread in self._threads)
+                if self._error is not None and not done and is_over and self._results.empty():
                     raise self._error from None
                 return done
             self._open -= 1
@@ -104,16 +117,36 @@ class Tower:
         while (batch := self._batches.get()) is not None and not self._stop:
             result: Any
             try:
-                with self._stopwatch.time("tower"):
+                with self._timed():
                     result = self._encoder.encode_pixels(np.stack([_pixels(task) for task in batch]))
             except BaseException as error:  # noqa: BLE001  (raised again in the main thread)
                 result = error
             for task in batch:
                 _drop_pixels(task)
+            if isinstance(result, BaseException):
+                self._end()
             self._results.put((batch, result))
             self._wake.set()
-            if isinstance(result, BaseException):
-                return
+
+    def _end(self) -> None:
+        """Has each thread stop after what it is at."""
+        self._stop = True
+        for _ in range(_THREADS):
+            self._batches.put(None)
+
+    @contextmanager
+    def _timed(self) -> Iterator[None]:
+        """Tells the stopwatch how long at least one of the threads was at work."""
+        with self._lock:
+            self._work_began = self._work_began if self._at_work else time.perf_counter()
+            self._at_work += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._at_work -= 1
+                if not self._at_work:
+                    self._stopwatch.add({"tower": time.perf_counter() - self._work_began})
 
 
 def _pixels(task: Task) -> NDArray[np.uint8]:

@@ -46,6 +46,20 @@ def test_answers_come_for_every_file(tmp_path):
     assert answers[7].fields["metadata"]["width_pixels"] == 32
 
 
+def test_who_collects_is_woken_for_a_handful_of_answers(tmp_path):
+    woken = []
+    with DecodePool(
+        SmallPreprocessor(), DecodeLimits(), 1, on_answer=lambda: woken.append(pool._events.qsize())
+    ) as pool:
+        for number in range(12):
+            pool.submit(number, str(draw(tmp_path / f"{number}.png", number)))
+        deadline = time.monotonic() + 60
+        while len(woken) < 6 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert woken == [8, 9, 10, 11, 12, 13]  # the first says that the worker is ready
+        assert len(pool.collect(0)) == 12
+
+
 @posix
 def test_a_crash_costs_one_file(tmp_path):
     paths = [draw(tmp_path / f"{number}.png", number) for number in range(20)]

@@ -6,6 +6,7 @@ import gc
 import os
 import shutil
 import subprocess
+import threading
 import time
 from pathlib import Path
 
@@ -583,6 +584,48 @@ def test_an_encoder_that_fails_ends_the_run_and_keeps_what_is_done(index, photos
         index()
     with LibraryReader.open(library) as reader:
         assert len(reader) == 8
+
+
+def test_what_is_in_work_when_the_encoder_fails_is_kept(index, photos, encoder, library):
+    for number in range(12):
+        draw(photos / f"{number:02}.png", number)
+    embed, begun = encoder.encode_pixels, []
+
+    def second_fails(pixels):
+        begun.append(len(pixels))
+        if len(begun) == 2:
+            raise RuntimeError("the tower fell")
+        time.sleep(0.5)  # the other is over long before
+        return embed(pixels)
+
+    encoder.encode_pixels = second_fails
+    with pytest.raises(RuntimeError, match="the tower fell"):
+        index()
+    with LibraryReader.open(library) as reader:
+        assert len(reader) == 4
+
+
+def test_two_batches_are_in_work_at_once_and_their_time_counts_once(index, photos, encoder):
+    for number in range(12):
+        draw(photos / f"{number:02}.png", number)
+    embed, together, begun, spans = encoder.encode_pixels, threading.Barrier(2, timeout=60), [], []
+
+    def with_another(pixels):
+        begun.append(time.perf_counter())
+        began = begun[-1]
+        if len(begun) <= 2:
+            together.wait()
+            time.sleep(0.2)
+        vectors = embed(pixels)
+        spans.append((began, time.perf_counter()))
+        return vectors
+
+    encoder.encode_pixels = with_another
+    summary = index()
+    assert summary.indexed == 12
+    overlap = min(end for _, end in spans[:2]) - max(begun[:2])
+    assert 0.2 <= overlap <= summary.stage_seconds["tower"]
+    assert summary.stage_seconds["tower"] < sum(end - began for began, end in spans)
 
 
 def test_vectors_that_are_no_numbers_are_failures(index, photos, encoder):
