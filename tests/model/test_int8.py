@@ -102,6 +102,16 @@ def test_unsigned_bytes_are_multiplied_exactly_over_their_whole_range() -> None:
     np.testing.assert_array_equal(product, left @ right.T)
 
 
+@pytest.mark.parametrize("unsigned", [False, True])
+@pytest.mark.parametrize("leading", [(1,), (1, 1)])
+def test_a_single_row_gives_what_it_gives_among_others(leading: tuple[int, ...], unsigned: bool) -> None:
+    linear = int8.Int8Linear(Linear(64, 32, BUILD, deviation=0.1), unsigned=unsigned)
+    inputs = jnp.asarray(np.random.default_rng(0).standard_normal((3, 64)).astype(np.float32))
+    alone = linear(inputs[:1].reshape(*leading, 64))
+    assert alone.shape == (*leading, 32)
+    np.testing.assert_allclose(alone.reshape(1, 32), linear(inputs)[:1], rtol=1e-6)
+
+
 @pytest.mark.parametrize("shape", [(5, 64), (2, 9, 64)])
 def test_unsigned_inputs_give_the_same(shape: tuple[int, ...]) -> None:
     linear = Linear(64, 32, BUILD, deviation=0.1)
