@@ -94,8 +94,8 @@ class DecodePool:
         preprocessor: Picklable; imported in the workers, so it must not need JAX.
         limits: What one file may cost.
         workers: Number of processes.
-        on_answer: Called from the pool's reading threads when `collect` has a handful of answers to return, or a
-            worker has ended. Fewer answers wait until somebody looks.
+        on_answer: Called from the pool's reading threads when `collect` has a handful of answers to return, or all
+            that are to come, or a worker has ended. Other answers wait until somebody looks.
     """
 
     def __init__(
@@ -209,7 +209,8 @@ class DecodePool:
                 if shape := answer.pop("shape", None):
                     pixels = np.frombuffer(frame, np.uint8, offset=text_end).reshape(shape)
                 self._events.put((worker, answer, pixels))
-                if self._on_answer is not None and self._events.qsize() >= _ANSWERS_AT_ONCE:
+                few = min(_ANSWERS_AT_ONCE, self.open_tasks)
+                if self._on_answer is not None and self._events.qsize() >= few:
                     self._on_answer()
         stream.close()
         self._events.put((worker, None, None))
