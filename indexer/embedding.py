@@ -134,7 +134,11 @@ class Embedding:
             with self.stopwatch.time("catalog"):
                 self.ledger.commit_if_due()
             self._report()
-            if is_stopping or (is_drained and not ready and tower.is_idle):
+            if is_stopping:
+                for batch, vectors in tower.finish():  # which has to be waited for anyway
+                    self._take_vectors(batch, vectors, in_flight)
+                return
+            if is_drained and not ready and tower.is_idle:
                 return
             wake.wait(_WAKE_SECONDS)
             wake.clear()

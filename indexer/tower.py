@@ -77,9 +77,7 @@ class Tower:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._end()
-        for thread in self._threads:
-            thread.join()
+        self._join()
 
     @property
     def has_room(self) -> bool:
@@ -112,6 +110,16 @@ class Tower:
                 self._error = result
             else:
                 done.append((batch, result))
+
+    def finish(self) -> list[tuple[list[Task], NDArray[np.float32]]]:
+        """Waits for the batches that are in work, takes no others, and returns what `collect` would."""
+        self._join()
+        return self.collect()
+
+    def _join(self) -> None:
+        self._end()
+        for thread in self._threads:
+            thread.join()
 
     def _run(self) -> None:
         while (batch := self._batches.get()) is not None and not self._stop:

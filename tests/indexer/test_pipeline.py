@@ -605,6 +605,22 @@ def test_what_is_in_work_when_the_encoder_fails_is_kept(index, photos, encoder, 
         assert len(reader) == 4
 
 
+def test_what_is_in_work_when_a_run_is_stopped_is_kept(index, photos, encoder, library):
+    for number in range(12):
+        draw(photos / f"{number:02}.png", number)
+    embed, begun = encoder.encode_pixels, []
+
+    def slowly(pixels):
+        begun.append(len(pixels))
+        time.sleep(0.5)
+        return embed(pixels)
+
+    encoder.encode_pixels = slowly
+    assert index(should_stop=lambda: len(begun) > 0).interrupted
+    with LibraryReader.open(library) as reader:
+        assert len(reader) == sum(begun) > 0
+
+
 def test_two_batches_are_in_work_at_once_and_their_time_counts_once(index, photos, encoder):
     for number in range(12):
         draw(photos / f"{number:02}.png", number)
