@@ -50,7 +50,7 @@ def images_in(library):
 def test_a_killed_run_loses_only_what_was_not_committed(child, index, check, photos, committed):
     library = photos.parent / "library"
     paths = [draw(photos / f"{number:02}.png", number) for number in range(60)]
-    process = child(library, photos, 0.4)
+    process = child(library, photos, 0.8)
     if committed == 0:
         assert process.stdout.readline().startswith("started")
     else:
@@ -72,7 +72,7 @@ def test_readers_see_commits_while_a_run_goes_on_and_a_second_writer_is_told_who
 ):
     for number in range(100):
         draw(photos / f"{number:02}.png", number)
-    process = child(library, photos, 0.3)
+    process = child(library, photos, 0.6)
     wait_for(lambda: images_in(library) > 0, process)
     with pytest.raises(LibraryLockedError, match=rf"process {process.pid} on .*, since \d{{4}}-"):
         index()
