@@ -146,7 +146,8 @@ def measure(folder: Path, runs: int, scratch: Path, *, model: str) -> dict[str, 
 
     few = scratch / "few"
     few.mkdir(parents=True)
-    for path in [path for path in sorted(folder.rglob("*")) if path.is_file()][:_FEW]:
+    some = [path for path in sorted(folder.rglob("*")) if path.is_file()][:_FEW]
+    for path in some:
         shutil.copy(path, few)
     firsts, seconds, of_few, parts = [], [], [], []
     for number in range(runs + 1):
@@ -176,8 +177,9 @@ def measure(folder: Path, runs: int, scratch: Path, *, model: str) -> dict[str, 
         return f"{statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
 
     files = parts[0][0]
+    others = (files - len(some)) / files
     overheads = [
-        (run.cpu_seconds - start.cpu_seconds - (part[1] + part[2]) * (files - _FEW) / files) / run.cpu_seconds
+        (run.cpu_seconds - start.cpu_seconds - (part[1] + part[2]) * others) / run.cpu_seconds
         for run, start, part in zip(firsts, of_few, parts, strict=True)
     ]
     return {

@@ -21,7 +21,6 @@ soak        the memory of a first index of half as many small pictures with the 
 from __future__ import annotations
 
 import argparse
-import io
 import json
 import os
 import platform
@@ -44,12 +43,12 @@ from PIL import Image
 
 from benchmarks.foundation import family_bytes, measure, run
 from benchmarks.other_processors import PROCESSORS, environment_of
+from benchmarks.pictures import copies, drawn, large_photos, small_pictures
 
 PEERS = Path(".venv-peers/bin/python")
 PEER_SCRIPTS = Path(__file__).with_name("peers")
 # Enough that a run's start, a second or two, is as small a part as in a user's first index.
 _LARGE_PHOTOS = 600
-_COPIES = 4
 
 ENGINES = ("onnxruntime-float32", "torch-float32", "torch-bfloat16", "torch-bfloat16-compiled")
 
@@ -133,12 +132,20 @@ class Bench:
         self.lines.append(Line(what, f"{middle:,.{digits}f}{spread}{unit}", target))
         print(f"{what}: {self.lines[-1].value}   {target}", flush=True)
 
+    def add_ratios(self, what: str, values: list[float], others: list[float], target: str) -> None:
+        """Adds how many times the others the values are, round by round."""
+        ratios = [value / other for value, other in zip(values, others, strict=True)]
+        self.add(what, ratios, " times", target)
+
     def ours(self, *words: str, variables: dict[str, str] | None = None) -> dict[str, float]:
         command = [sys.executable, "-m", "benchmarks.tower", *words]
         found = _json_of(command, self.environment | (variables or {}))
         if found is None:
             sys.exit(f"{' '.join(command)} failed")
         return found
+
+    def text_milliseconds(self, variables: dict[str, str] | None = None) -> float:
+        return self.ours(str(self.base), "--texts", "--calls", "10", variables=variables)["text_p50_ms"]
 
     def peer(
         self, script: str, *words: str, variables: dict[str, str] | None = None
@@ -181,8 +188,7 @@ def towers(bench: Bench) -> None:
     }
     for (own, peer), target in targets.items():
         if peer in figures:
-            ratios = [ours / theirs for ours, theirs in zip(figures[own], figures[peer], strict=True)]
-            bench.add(f"{own} against {peer}", ratios, " times", target)
+            bench.add_ratios(f"{own} against {peer}", figures[own], figures[peer], target)
 
 
 def processors(bench: Bench) -> None:
@@ -199,8 +205,7 @@ def processors(bench: Bench) -> None:
         compiled = {"TORCHINDUCTOR_CACHE_DIR": str(bench.scratch / f"inductor-{processor}".replace(" ", "-"))}
         for _ in range(bench.rounds):
             own.append(bench.ours(base, variables=variables)["images_per_second"])
-            text = bench.ours(base, "--texts", "--calls", "10", variables=variables)
-            text_milliseconds.append(text["text_p50_ms"])
+            text_milliseconds.append(bench.text_milliseconds(variables))
             for engine in peers:
                 found = bench.peer("tower.py", base, engine, variables=variables | compiled)
                 peers[engine] += [found["images_per_second"]] if found else []
@@ -211,22 +216,19 @@ def processors(bench: Bench) -> None:
             ("onnxruntime-float32", f"at least {5 if has_vnni else 1}"),
         ):
             if peers[engine]:
-                ratios = [ours / theirs for ours, theirs in zip(own, peers[engine], strict=True)]
-                bench.add(f"{processor}: imago-auto against {engine}", ratios, " times", target)
+                bench.add_ratios(f"{processor}: imago-auto against {engine}", own, peers[engine], target)
         bench.add(f"{processor}: text query, p50", text_milliseconds, " ms", "under 10 ms", digits=1)
 
 
 def text(bench: Bench) -> None:
-    values = [
-        bench.ours(str(bench.base), "--texts", "--calls", "10")["text_p50_ms"] for _ in range(bench.rounds)
-    ]
+    values = [bench.text_milliseconds() for _ in range(bench.rounds)]
     bench.add("text query, warm, base-size text tower, p50", values, " ms", "under 10 ms", digits=1)
 
 
 def accuracy(bench: Bench) -> None:
     from model import Encoder
 
-    files = sorted((bench.photos or _drawn(bench.scratch / "drawn", 64)).rglob("*.jpg"))[:256]
+    files = sorted((bench.photos or drawn(bench.scratch / "drawn", 64)).rglob("*.jpg"))[:256]
     texts = [
         phrase.format(thing)
         for phrase in ("{}", "a photo of a {}", "two {}s on a beach at sunset", "a red {}", "no {}, 1998")
@@ -256,7 +258,7 @@ def accuracy(bench: Bench) -> None:
 
 
 def folder(bench: Bench) -> None:
-    photos = _large_photos(bench.scratch / "large", _LARGE_PHOTOS)
+    photos = large_photos(bench.scratch / "large", _LARGE_PHOTOS)
     words = ("index", str(photos), "--model", str(bench.base))
     bench.imago(*words)  # compiles
     own, theirs = [], []
@@ -274,8 +276,7 @@ def folder(bench: Bench) -> None:
     )
     if theirs:
         bench.add("the same, full decode and ONNX Runtime float32 in a loop", theirs, " s", digits=1)
-        ratios = [slow / fast for slow, fast in zip(theirs, own, strict=True)]
-        bench.add("`imago index` against that loop", ratios, " times", "at least 5")
+        bench.add_ratios("`imago index` against that loop", theirs, own, "at least 5")
     shutil.rmtree(bench.scratch / "library")
 
 
@@ -293,7 +294,7 @@ def search(bench: Bench) -> None:
 
 
 def rerun(bench: Bench) -> None:
-    pictures = _small_pictures(bench.scratch / "small", bench.images)
+    pictures = small_pictures(bench.scratch / "small", bench.images)
     _index_watching_memory(bench, pictures, "starter", "starter")
     values = [bench.imago("index", str(pictures)).wall_seconds for _ in range(bench.rounds)]
     bench.add(f"second run over {bench.images:,} unchanged files", values, " s", "under 3 s")
@@ -301,7 +302,7 @@ def rerun(bench: Bench) -> None:
 
 
 def soak(bench: Bench) -> None:
-    pictures = _small_pictures(bench.scratch / "soak", bench.images // 2)
+    pictures = small_pictures(bench.scratch / "soak", bench.images // 2)
     peak = _index_watching_memory(bench, pictures, str(bench.base), "base-size model")
     bench.add("peak memory of all its processes, base-size model", [peak], " GiB", "under 2.5 GiB")
     shutil.rmtree(bench.scratch / "library")
@@ -334,7 +335,7 @@ def _index_watching_memory(bench: Bench, pictures: Path, model: str, shown: str)
 
 
 def overhead(bench: Bench) -> None:
-    photos = _copies(bench.photos or _drawn(bench.scratch / "thousand", 1000), bench.scratch / "copies")
+    photos = copies(bench.photos or drawn(bench.scratch / "thousand", 1000), bench.scratch / "copies")
     for model in ("starter", str(bench.base)):
         found = measure(photos, bench.rounds, bench.scratch / "foundation", model=model)
         shutil.rmtree(bench.scratch / "foundation")
@@ -351,70 +352,6 @@ SECTIONS = {
     section.__name__: section
     for section in (towers, processors, text, accuracy, folder, search, rerun, overhead, soak)
 }
-
-
-def _drawn(folder: Path, count: int) -> Path:
-    """Pictures of 500x375 pixels with detail at every scale."""
-    if not folder.exists():
-        folder.mkdir(parents=True)
-        for number in range(count):
-            _noise(number, 500, 375).save(folder / f"{number:05}.jpg", quality=90)
-    return folder
-
-
-def _copies(photos: Path, folder: Path) -> Path:
-    """Each picture several times, with other bytes after its end."""
-    if not folder.exists():
-        folder.mkdir()
-        for number, path in enumerate(sorted(photos.rglob("*.jpg"))):
-            for copy in range(_COPIES):
-                (folder / f"{number:06}-{copy}.jpg").write_bytes(path.read_bytes() + f"{copy}".encode())
-    return folder
-
-
-def _large_photos(folder: Path, count: int) -> Path:
-    """JPEGs of 4000x3000 pixels, each drawn ten times, with other bytes after its end.
-
-    Rough enough that a file has about the 4.5 MB that a camera writes: what decoding costs is mostly its bytes.
-    """
-    if not folder.exists():
-        folder.mkdir(parents=True)
-        for number in range(0, count, 10):
-            buffer = io.BytesIO()
-            _noise(number, 4000, 3000, roughness=0.82).save(buffer, "JPEG", quality=93)
-            for copy in range(number, number + 10):
-                (folder / f"{copy:05}.jpg").write_bytes(buffer.getvalue() + f"{copy}".encode())
-    return folder
-
-
-def _small_pictures(folder: Path, count: int) -> Path:
-    """JPEGs of 96x72 pixels, a thousand in a folder, each drawn a hundred times, with other bytes after its end."""
-    if not folder.exists():
-        for number in range(0, count, 100):
-            buffer = io.BytesIO()
-            _noise(number, 96, 72).save(buffer, "JPEG")
-            place = folder / f"{number // 1000:04}"
-            place.mkdir(parents=True, exist_ok=True)
-            for copy in range(number, number + 100):
-                (place / f"{copy:07}.jpg").write_bytes(buffer.getvalue() + f"{copy}".encode())
-    return folder
-
-
-def _noise(seed: int, width: int, height: int, *, roughness: float = 0.55) -> Image.Image:
-    """A picture with detail at every scale: octaves of noise, each finer and by `roughness` weaker than the last."""
-    random = np.random.default_rng(seed)
-    total = np.zeros((height, width, 3), np.float32)
-    cells, strength = 4, 70.0
-    while cells < width:
-        rows = max(2, cells * height // width)
-        octave = random.standard_normal((rows, cells, 3)).astype(np.float32)
-        for channel in range(3):
-            plane = Image.fromarray(octave[..., channel])
-            total[..., channel] += strength * np.asarray(
-                plane.resize((width, height), Image.Resampling.BICUBIC)
-            )
-        cells, strength = cells * 2, strength * roughness
-    return Image.fromarray(np.clip(total + 128, 0, 255).astype(np.uint8))
 
 
 def machine() -> dict[str, str]:
