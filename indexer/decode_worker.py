@@ -135,15 +135,11 @@ def _send(stream: BinaryIO, answer: dict[str, Any], pixels: NDArray[np.uint8] | 
     head = LENGTH.pack(size) + JSON_LENGTH.pack(len(text)) + text
     parts = [memoryview(head)] if pixels is None else [memoryview(head), pixels.reshape(-1).data]
     with suppress(BrokenPipeError):
-        if hasattr(os, "writev"):
-            # In one piece, so that the reader is woken once.
-            written = os.writev(stream.fileno(), parts)
-            for part in parts:
-                _write(stream, part[written:])
-                written = max(0, written - len(part))
-        else:
-            for part in parts:
-                _write(stream, part)
+        # In one piece where that can be, so that the reader is woken once.
+        written = os.writev(stream.fileno(), parts) if hasattr(os, "writev") else 0
+        for part in parts:
+            _write(stream, part[written:])
+            written = max(0, written - len(part))
 
 
 def _write(stream: BinaryIO, view: memoryview) -> None:

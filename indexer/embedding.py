@@ -120,8 +120,11 @@ class Embedding:
                 elif answer.status == "hash" and task.answer is None:
                     task.hash_only = False
                     again.append(answer.task)
-            for batch, vectors in tower.collect():
+            # What is in work has to be waited for when a run is stopped, so it is kept.
+            for batch, vectors in tower.finish() if is_stopping else tower.collect():
                 self._take_vectors(batch, vectors, in_flight)
+            if is_stopping:
+                return
             now = time.monotonic()
             is_drained = following == len(tasks) and not again and not heavy and pool.open_tasks == 0
             while ready and tower.has_room:
@@ -134,10 +137,6 @@ class Embedding:
             with self.stopwatch.time("catalog"):
                 self.ledger.commit_if_due()
             self._report()
-            if is_stopping:
-                for batch, vectors in tower.finish():  # which has to be waited for anyway
-                    self._take_vectors(batch, vectors, in_flight)
-                return
             if is_drained and not ready and tower.is_idle:
                 return
             wake.wait(_WAKE_SECONDS)

@@ -136,11 +136,16 @@ def best_precision() -> PrecisionChoice:
     """
     if backend() != "cpu":
         return PrecisionChoice("bfloat16", "accelerators multiply it fastest")
-    flags = processor_flags()
-    unit = next((name for flag, name in _INT8_UNITS.items() if flag in flags), None)
+    unit = _int8_unit()
     if unit is None:
         return PrecisionChoice("float32", "this processor is not known to multiply anything else faster")
-    return PrecisionChoice("int8", f"this processor has {unit}")
+    return PrecisionChoice("int8", f"this processor has {_INT8_UNITS[unit]}")
+
+
+def _int8_unit() -> str | None:
+    """The best of `_INT8_UNITS` that there is."""
+    flags = processor_flags()
+    return next((flag for flag in _INT8_UNITS if flag in flags), None)
 
 
 def precision_beside_int8() -> str:
@@ -151,7 +156,7 @@ def precision_beside_int8() -> str:
 
 def multiplies_unsigned() -> bool:
     """Tells whether XLA multiplies bytes fastest here with one operand unsigned: VNNI knows no other products."""
-    return backend() == "cpu" and "avx512_vnni" in processor_flags() and "amx_int8" not in processor_flags()
+    return backend() == "cpu" and _int8_unit() == "avx512_vnni"
 
 
 def forced_precision(asked: str | None) -> PrecisionChoice | None:

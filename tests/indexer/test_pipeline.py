@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import os
 import shutil
 import subprocess
@@ -569,40 +570,25 @@ def test_ctrl_c_ends_a_run_cleanly(index, check, photos, encoder):
     check(paths)
 
 
-def test_an_encoder_that_fails_ends_the_run_and_keeps_what_is_done(index, photos, encoder, library):
+@pytest.mark.parametrize(("failing", "seconds", "kept"), [(3, 0.0, 8), (2, 0.5, 4)])
+def test_an_encoder_that_fails_ends_the_run_and_keeps_what_is_done_and_in_work(
+    index, photos, encoder, library, *, failing, seconds, kept
+):
     for number in range(12):
         draw(photos / f"{number:02}.png", number)
-    embed = encoder.encode_pixels
+    embed, numbers = encoder.encode_pixels, itertools.count(1)
 
-    def fail_later(pixels):
-        if len(encoder.batches) >= 2:
+    def fail_once(pixels):
+        if next(numbers) == failing:
             raise RuntimeError("the tower fell")
+        time.sleep(seconds)  # so that it is still in work when another fails
         return embed(pixels)
 
-    encoder.encode_pixels = fail_later
+    encoder.encode_pixels = fail_once
     with pytest.raises(RuntimeError, match="the tower fell"):
         index()
     with LibraryReader.open(library) as reader:
-        assert len(reader) == 8
-
-
-def test_what_is_in_work_when_the_encoder_fails_is_kept(index, photos, encoder, library):
-    for number in range(12):
-        draw(photos / f"{number:02}.png", number)
-    embed, begun = encoder.encode_pixels, []
-
-    def second_fails(pixels):
-        begun.append(len(pixels))
-        if len(begun) == 2:
-            raise RuntimeError("the tower fell")
-        time.sleep(0.5)  # the other is over long before
-        return embed(pixels)
-
-    encoder.encode_pixels = second_fails
-    with pytest.raises(RuntimeError, match="the tower fell"):
-        index()
-    with LibraryReader.open(library) as reader:
-        assert len(reader) == 4
+        assert len(reader) == kept
 
 
 def test_what_is_in_work_when_a_run_is_stopped_is_kept(index, photos, encoder, library):
@@ -627,8 +613,8 @@ def test_two_batches_are_in_work_at_once_and_their_time_counts_once(index, photo
     embed, together, begun, spans = encoder.encode_pixels, threading.Barrier(2, timeout=60), [], []
 
     def with_another(pixels):
-        begun.append(time.perf_counter())
-        began = begun[-1]
+        began = time.perf_counter()
+        begun.append(began)
         if len(begun) <= 2:
             together.wait()
             time.sleep(0.2)
