@@ -94,9 +94,7 @@ from pathlib import Path
 import numpy as np
 from indexer import read_pixels
 from model import Encoder
-from model.machine import keep_freed_memory
 
-keep_freed_memory()  # as `imago index` does
 encoder = Encoder.load(sys.argv[2])
 files = [path for path in sorted(Path(sys.argv[1]).rglob("*")) if path.is_file()]
 first = read_pixels(files[0], encoder.preprocessor)

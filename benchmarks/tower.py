@@ -17,7 +17,6 @@ import time
 import numpy as np
 
 from model import Encoder
-from model.machine import keep_freed_memory
 from model.registry import find_model
 
 QUERIES = [
@@ -75,7 +74,6 @@ def measure_texts(options: argparse.Namespace) -> dict[str, object]:
 
 
 def measure_images(options: argparse.Namespace) -> dict[str, object]:
-    keep_freed_memory()  # as `imago index` does
     encoder = Encoder.load(options.model, precision=options.precision)
     side, batch = encoder.preprocessor.input_height_pixels, options.batch
     pixels = np.random.default_rng(0).integers(0, 256, (batch, side, side, 3), dtype=np.uint8)

@@ -16,6 +16,7 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
+import math
 import os
 import platform
 import sys
@@ -34,7 +35,7 @@ from model.int8_weights import quantized, steps_of
 from model.machine import available_cores, making_client, processor_flags
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     import numpy.typing as npt
 
@@ -165,22 +166,64 @@ def program_name(*, tower: dict[str, Any], inputs: Sequence[npt.NDArray[Any]]) -
 
 
 @dataclass(frozen=True)
+class Step:
+    """One call on the way through a program.
+
+    Attributes:
+        piece: Number of the piece that is called.
+        inputs: Numbers of the values that it takes. First come those that the program is given, then what its steps
+            gave, in their order.
+        spent: Numbers of the values that no later step takes.
+    """
+
+    piece: int
+    inputs: tuple[int, ...]
+    spent: tuple[int, ...]
+
+
+def follow(
+    steps: Iterable[Step], pieces: Sequence[Callable[..., Sequence[Any]]], given: Iterable[Any]
+) -> Any:
+    """Runs a program on what it is given; returns what its last step gave."""
+    values = list(given)
+    for step in steps:
+        outputs = pieces[step.piece](*[values[number] for number in step.inputs])
+        for number in step.spent:
+            values[number] = None
+        values.extend(outputs)
+    return values[-1]
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A part of a program.
+
+    Attributes:
+        code: XLA's serialised machine code.
+        outputs: Dtype and shape of each array that it returns.
+    """
+
+    code: bytes
+    outputs: tuple[tuple[str, tuple[int, ...]], ...]
+
+
+@dataclass(frozen=True)
 class StoredProgram:
     """A kept program, not yet loaded.
 
     Attributes:
-        code: XLA's serialised machine code.
+        pieces: Its machine code; blocks that differ in their parameters alone are one piece.
+        steps: The way through them; the last gives one float32 array.
         parameters: Where they come from, in order; the inputs follow them.
-        output_shape: Of the one float32 array that it returns.
     """
 
-    code: bytes
+    pieces: tuple[Piece, ...]
+    steps: tuple[Step, ...]
     parameters: tuple[Origin | Constant, ...]
-    output_shape: tuple[int, ...]
 
 
 def keep_program(name: str, program: StoredProgram) -> None:
-    """Keeps a program for `load_program`: a checksum, a length, a head in JSON of that length, constants, code."""
+    """Keeps a program for `load_program`: a checksum, a length, a head in JSON of that length, constants, codes."""
     entries, constants = [], []
     for parameter in program.parameters:
         entry = asdict(parameter)
@@ -188,8 +231,14 @@ def keep_program(name: str, program: StoredProgram) -> None:
             constants.append(entry.pop("content"))
             entry["bytes"] = len(parameter.content)
         entries.append(entry)
-    head = json.dumps({"output_shape": program.output_shape, "parameters": entries}).encode("ascii")
-    content = b"".join([len(head).to_bytes(8, "little"), head, *constants, program.code])
+    codes = [piece.code for piece in program.pieces]
+    description = {
+        "parameters": entries,
+        "pieces": [{"bytes": len(piece.code), "outputs": piece.outputs} for piece in program.pieces],
+        "steps": [asdict(step) for step in program.steps],
+    }
+    head = json.dumps(description).encode("ascii")
+    content = b"".join([len(head).to_bytes(8, "little"), head, *constants, *codes])
     write_entry(_KIND, name, zlib.crc32(content).to_bytes(_CHECKSUM_BYTES, "little") + content)
     keep_newest(_KIND, _MOST_PROGRAMS)
 
@@ -242,7 +291,15 @@ def load_program(name: str) -> StoredProgram | None:
                     entry["quantized"],
                 )
             )
-        return StoredProgram(content[end:], tuple(parameters), tuple(head["output_shape"]))
+        pieces = []
+        for entry in head["pieces"]:
+            start, end = end, end + entry["bytes"]
+            outputs = tuple((dtype, tuple(shape)) for dtype, shape in entry["outputs"])
+            pieces.append(Piece(content[start:end], outputs))
+        steps = [
+            Step(entry["piece"], tuple(entry["inputs"]), tuple(entry["spent"])) for entry in head["steps"]
+        ]
+        return StoredProgram(tuple(pieces), tuple(steps), tuple(parameters))
     except (ValueError, LookupError, TypeError):
         return None
 
@@ -265,9 +322,10 @@ class Replayer:
         self._xla = xla_client
         if "jax" not in sys.modules:  # which sets this when it is imported, before us or after
             _jax.jax_jit.set_enable_x64_state(_jax.config.Config("imago_enable_x64", False))
-        make_client: Callable[[], Any] = xla_client.make_cpu_client
+        make_client: Callable[..., Any] = xla_client.make_cpu_client
         with making_client(threads=1 if is_single_threaded else None):
-            self._client = make_client()
+            # In the thread that calls: each piece needs what the one before it gives.
+            self._client = make_client(asynchronous=False)
         self._device = self._client.local_devices()[0]
         self._devices = xla_client.DeviceList((self._device,))
 
@@ -287,28 +345,37 @@ class Replayer:
         missing = [origin for origin in program.parameters if origin not in self._parameters]
         with ThreadPoolExecutor(1) as pool:  # linking the code takes as long as turning matrices does
             arrays = pool.submit(self._shared.take, missing)
-            executable = self._client.deserialize_executable(program.code, self._devices)
+            pieces = [self._load_piece(piece) for piece in program.pieces]
             self._parameters |= {
                 origin: self._put(array) for origin, array in zip(missing, arrays.result(), strict=True)
             }
         parameters = [self._parameters[origin] for origin in program.parameters]
 
-        result = self._xla.array_result_handler(
-            _ShapeAndDtype(np.empty(program.output_shape, np.float32)),
-            self._sharding,
-            committed=True,
-            _skip_checks=True,
-        )
-
         def run(*inputs: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-            arguments = [*parameters, *(self._put(array) for array in inputs)]
-            (output,) = executable.execute_sharded(arguments).consume_with_handlers([result])
+            output = follow(program.steps, pieces, [*parameters, *(self._put(array) for array in inputs)])
             return np.array(memoryview(output), dtype=np.float32)
 
         return run
 
+    def _load_piece(self, piece: Piece) -> Callable[..., Sequence[Any]]:
+        """Makes a function from arrays on the device to others."""
+        executable = self._client.deserialize_executable(piece.code, self._devices)
+        results = [
+            self._xla.array_result_handler(
+                _ShapeAndDtype(shape, np.dtype(dtype)), self._sharding, committed=True, _skip_checks=True
+            )
+            for dtype, shape in piece.outputs
+        ]
+
+        def run(*arrays: Any) -> Sequence[Any]:
+            outputs: Sequence[Any] = executable.execute_sharded(arrays).consume_with_handlers(results)
+            return outputs
+
+        return run
+
     def _put(self, array: npt.NDArray[Any]) -> Any:
-        return self._xla.batched_device_put(_ShapeAndDtype(array), self._sharding, [array], [self._device])
+        shape_and_dtype = _ShapeAndDtype(array.shape, array.dtype)
+        return self._xla.batched_device_put(shape_and_dtype, self._sharding, [array], [self._device])
 
 
 class _ShapeAndDtype:
@@ -316,11 +383,11 @@ class _ShapeAndDtype:
 
     weak_type = False
 
-    def __init__(self, array: npt.NDArray[Any]) -> None:
-        self.shape = array.shape
-        self.dtype = array.dtype
-        self.ndim = array.ndim
-        self.size = array.size
+    def __init__(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+        self.shape = shape
+        self.dtype = dtype
+        self.ndim = len(shape)
+        self.size = math.prod(shape)
 
 
 @cache

@@ -51,6 +51,9 @@ _WHAT_DECIDES_INTEGERS = (
     *("clip", "siglip", "open_clip", "dual_encoder", "vit", "dinov2", "bert"),
 )
 
+# Blocks that are compiled as one (`model.stages`). Few make a short start, but each piece is a call, felt by one text.
+_BLOCKS_A_PIECE, _BLOCKS_A_PIECE_OF_ONE = 1, 2
+
 # Patches of 32 pixels, 1,024 wide, in integers. What is larger and not in the checkpoint makes no kept program.
 _LARGEST_CONSTANT_BYTES = 4 << 20
 
@@ -267,13 +270,15 @@ class _ThroughJax:
         import jax.numpy as jnp
         from flax import nnx
 
-        from model import int8
+        from model import int8, stages
         from model.cpu_layout import divide_mlps, turn_kernels
         from model.layers import unit_length
         from model.weights import fill
 
         with making_client():  # JAX makes its own when it is first asked
             devices = jax.local_devices()
+        # Elsewhere many calls cost more than large programs do.
+        is_in_pieces = backend() == "cpu" and len(devices) == 1
         self._keeps_programs = keeps_programs and len(devices) == 1
         if not self._keeps_programs:
             # Either cache, never both: what XLA took from JAX's it cannot put whole into ours.
@@ -307,8 +312,12 @@ class _ThroughJax:
 
         def function(parameters: list[jax.Array], *inputs: jax.Array) -> jax.Array:
             leaves = [shell.replace(value) for shell, value in zip(shells, parameters, strict=True)]
-            whole = nnx.from_flat_state(list(zip(paths, leaves, strict=True)))
-            return unit_length(run(nnx.merge(structure, whole), *inputs))
+            whole = nnx.merge(structure, nnx.from_flat_state(list(zip(paths, leaves, strict=True))))
+            if is_in_pieces:
+                stages.set_blocks_apart(
+                    whole, _BLOCKS_A_PIECE if len(inputs[0]) > 1 else _BLOCKS_A_PIECE_OF_ONE
+                )
+            return unit_length(run(whole, *inputs))
 
         mesh = jax.sharding.Mesh(np.asarray(devices), ("batch",))
         whole, divided = jax.sharding.PartitionSpec(), jax.sharding.PartitionSpec("batch")  # type: ignore[no-untyped-call]
@@ -332,9 +341,12 @@ class _ThroughJax:
         """Compiles for the shapes of `inputs`, and keeps the program under `name` where it can be replayed."""
         if self._devices > 1:
             return self._compile_for_all(inputs)
-        compiled = self._function.lower(self._parameters, *inputs).compile(_compiler_options())
-        self._keep(compiled, name)
-        return lambda *arrays: np.asarray(compiled(self._parameters, *arrays))
+        from model.stages import lower
+
+        lowered, steps = lower(self._function.trace(self._parameters, *inputs).jaxpr)
+        pieces = [piece.compile(_compiler_options()) for piece in lowered]
+        self._keep(pieces, steps, name)
+        return lambda *arrays: np.asarray(replay.follow(steps, pieces, [*self._parameters, *arrays]))
 
     def _compile_for_all(self, inputs: Inputs) -> Function:
         """The same for several devices; what cannot be divided equally, a single query, each computes whole."""
@@ -349,18 +361,23 @@ class _ThroughJax:
         compiled = self._function.lower(self._parameters, *place(inputs)).compile(_compiler_options())
         return lambda *arrays: np.asarray(compiled(self._parameters, *place(arrays)))
 
-    def _keep(self, compiled: Any, name: str) -> None:
+    def _keep(self, pieces: list[Any], steps: list[replay.Step], name: str) -> None:
         if not self._keeps_programs:
             return
         if self._origins is None:
             self._origins = self._find_origins()
         if self._origins:
             try:
-                code = compiled.runtime_executable().serialize()
+                kept = tuple(
+                    replay.Piece(
+                        piece.runtime_executable().serialize(),
+                        tuple((output.dtype.name, output.shape) for output in piece.out_info),
+                    )
+                    for piece in pieces
+                )
             except Exception:  # noqa: BLE001  (not every executable can be serialised; then nothing is kept)
                 return
-            shape = tuple(compiled.out_info.shape)
-            replay.keep_program(name, replay.StoredProgram(code, tuple(self._origins), shape))
+            replay.keep_program(name, replay.StoredProgram(kept, tuple(steps), tuple(self._origins)))
 
     def _find_origins(self) -> list[replay.Origin | replay.Constant]:
         """Tells where each parameter comes from; an empty list if one cannot be told."""

@@ -19,7 +19,6 @@ from app.options import FolderPath, LibraryPlace, json_option, library_option
 from app.progress import Moment, display, stop_on_signal, time_text
 from indexer import display_path
 from indexer.reading import is_address
-from model.machine import keep_freed_memory
 
 if TYPE_CHECKING:
     import numpy as np
@@ -97,8 +96,6 @@ def index(
     from indexer.pipeline import check_folders
     from model import Encoder
 
-    if not watch:
-        keep_freed_memory()
     limits = DecodeLimits(max_pixels=max_megapixels * 1_000_000) if max_megapixels else DecodeLimits()
     if out is not None:
         _check_job(folders, ray, watch=watch)
