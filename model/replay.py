@@ -324,8 +324,8 @@ class Replayer:
             _jax.jax_jit.set_enable_x64_state(_jax.config.Config("imago_enable_x64", False))
         make_client: Callable[..., Any] = xla_client.make_cpu_client
         with making_client(threads=1 if is_single_threaded else None):
-            # In the thread that calls: each piece needs what the one before it gives.
-            self._client = make_client(asynchronous=False)
+            # On one core nothing is gained by calling a piece before the last is done, and memory is taken for both.
+            self._client = make_client(asynchronous=not is_single_threaded)
         self._device = self._client.local_devices()[0]
         self._devices = xla_client.DeviceList((self._device,))
 
