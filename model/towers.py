@@ -327,9 +327,7 @@ class _ThroughJax:
         if self._devices > 1:
             self._parameters = jax.device_put(self._parameters, self._everywhere)
 
-        # Also parameters that a program does not use are its inputs, so that a kept program can be fed
-        # blindly.
-        self._function = jax.jit(function, keep_unused=True)
+        self._function = jax.jit(function)
         self._source = source.source
         self._paths = paths
         # Of the arrays that the parameters were read from, as they were before some became integers and steps.
