@@ -1,8 +1,8 @@
 """Cuts a traced tower where its blocks are, so that blocks which differ in their parameters alone are compiled once.
 
 Compiled as a whole, a tower of twelve blocks is machine code for twelve, which every process that runs it has to link;
-and XLA's CPU client makes the products of all twelve ready at the first call. A base-size picture's tower took 1.2
-seconds for that, where a call takes 0.15.
+and XLA's CPU client makes the products of all twelve ready at the first call. What a start takes is the line `few` of
+benchmarks/foundation.py.
 """
 
 from __future__ import annotations
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
     from jax.stages import Lowered
 
-    from model.layers import Places
-
 # Where towers have theirs.
 _BLOCKS = "blocks"
 
@@ -37,12 +35,9 @@ class _Apart(nnx.Module):
         hidden: jax.Array,
         mask: jax.Array | None = None,
         *,
-        rngs: nnx.Rngs | None = None,
-        at: Places | None = None,
+        rngs: None = None,  # noqa: ARG002  (as `run_blocks` calls any block)
     ) -> tuple[jax.Array, None]:
         """As `model.layers.Block` says, for all tokens, without randomness and without weights."""
-        assert rngs is None  # noqa: S101
-        assert at is None  # noqa: S101
         return _apart(*nnx.split(self.blocks), hidden, mask), None
 
 
@@ -110,32 +105,25 @@ def _cut(traced: ClosedJaxpr) -> tuple[list[ClosedJaxpr], list[Step]]:
         else:
             groups[-1].append(equation)
     groups = [group for group in groups if group]
+    reads = [_read(group) for group in groups]
     numbers = {variable: number for number, variable in enumerate(whole.invars)}
     pieces: dict[ClosedJaxpr, int] = {}
-    calls = []
+    steps = []
     for index, group in enumerate(groups):
-        read_later = {variable for later in groups[index + 1 :] for variable in _read(later)}
-        outputs = [
-            variable
-            for equation in group
-            for variable in equation.outvars
-            if variable in read_later or variable in whole.outvars
-        ]
-        inputs = [variable for variable in _read(group) if variable in numbers]
+        wanted = {*whole.outvars, *(variable for later in reads[index + 1 :] for variable in later)}
+        outputs = [variable for equation in group for variable in equation.outvars if variable in wanted]
         if _is_apart(group[0]):
             inputs = [variable for variable in group[0].invars if isinstance(variable, Var)]
             piece = group[0].params["jaxpr"]
         else:
-            values = {variable: constants[variable] for variable in _read(group) if variable in constants}
+            inputs = [variable for variable in reads[index] if variable in numbers]
+            values = {variable: constants[variable] for variable in reads[index] if variable in constants}
             part = whole.replace(constvars=list(values), invars=inputs, outvars=outputs, eqns=group)
             piece = ClosedJaxpr(part, list(values.values()))
-        calls.append((pieces.setdefault(piece, len(pieces)), inputs))
-        numbers |= {variable: len(numbers) + place for place, variable in enumerate(outputs)}
-    steps = []
-    for index, (number, inputs) in enumerate(calls):
-        read_later = {variable for _, others in calls[index + 1 :] for variable in others}
-        spent = dict.fromkeys(numbers[variable] for variable in inputs if variable not in read_later)
+        number = pieces.setdefault(piece, len(pieces))
+        spent = dict.fromkeys(numbers[variable] for variable in inputs if variable not in wanted)
         steps.append(Step(number, tuple(numbers[variable] for variable in inputs), tuple(spent)))
+        numbers |= {variable: len(numbers) + place for place, variable in enumerate(outputs)}
     return list(pieces), steps
 
 

@@ -106,6 +106,16 @@ def test_cores_share_one_copy_of_the_parameters(cores: None, monkeypatch: pytest
     assert all(others == pointers[0] for others in pointers)
 
 
+def test_kept_programs_hold_equal_blocks_once(cores: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept: list[replay.StoredProgram] = []
+    monkeypatch.setattr(replay, "keep_program", lambda _, program: kept.append(program))
+    encoder = Encoder.load("starter", precision="bfloat16")
+    encoder.encode_pixels(random_pixels(2))
+    encoder.encode_texts(["dog"])
+    assert [[step.piece for step in program.steps] for program in kept] == [[0, 1, 1, 1, 1, 1, 2], [0, 1, 2]]
+    assert [len(program.pieces) for program in kept] == [3, 3]
+
+
 def test_a_tower_whose_programs_cannot_be_run_again_computes_through_jax(
     cores: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
